@@ -1,0 +1,1 @@
+//! Placeholder of the workspace's first commit.

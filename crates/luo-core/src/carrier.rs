@@ -1,0 +1,167 @@
+//! Carriers: what takes kept objects to the other side.
+//!
+//! A handler sees a carrier as [`Keep`] before the update and as [`Recall`] after it, and is
+//! written once against these two. Three kinds of carrier fit behind them: one that holds live
+//! descriptors (`keeper`), one that passes memory to the next kernel without a copy
+//! (`liveupdate`), and one that copies memory into a region which outlives the kernel (`arena`).
+//!
+//! Invariants:
+//! - Everything a handler keeps through the [`Keep`] of one file belongs to that file. The
+//!   framework notes the handles and forgets them when the file is cancelled, so a handler cannot
+//!   leak them by forgetting to undo.
+//! - What a carrier cannot do it refuses with EOPNOTSUPP; it never keeps less than asked.
+
+use alloc::vec::Vec;
+
+use crate::Failure;
+
+/// Names one kept object within its carrier, here and on the other side. Never zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Handle(pub u64);
+
+bitflags::bitflags! {
+    /// What a carrier can keep.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    pub struct Caps: u8 {
+        /// Live descriptors: [`Keep::keep_live`].
+        const LIVE = 1;
+        /// Memory: [`Keep::keep_memory`].
+        const MEMORY = 2;
+        /// Bytes: [`Keep::keep_bytes`].
+        const BYTES = 4;
+    }
+}
+
+/// How far a file survives, from the nearest to the farthest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reach {
+    /// The restart of the service that owns it.
+    Service,
+    /// That, and the restart or upgrade of the agent.
+    Agent,
+    /// That, and a kexec into another kernel.
+    Kernel,
+    /// That, and a power cycle.
+    Power,
+}
+
+impl Reach {
+    /// The word for it in reports and on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Service => "service",
+            Self::Agent => "agent",
+            Self::Kernel => "kernel",
+            Self::Power => "power",
+        }
+    }
+}
+
+/// A carrier before the update: keeps what a handler gives it.
+pub trait Keep<F> {
+    /// What this carrier can keep.
+    fn caps(&self) -> Caps;
+
+    /// Keeps the first `len` bytes of a memory file. The carrier may share the memory or copy it;
+    /// after [`refresh_memory`](Self::refresh_memory) in `freeze` both come to the same.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP where the carrier keeps no memory, ENOSPC where there is no room (with the bytes
+    /// needed and free), EBADF or EINVAL where `memory` is not a memory file of that length,
+    /// ECANCELED.
+    fn keep_memory(&self, memory: &F, len: u64) -> Result<Handle, Failure>;
+
+    /// Brings kept memory up to date, from `freeze`: only what changed since it was kept is
+    /// copied. `len` may differ from before. Carriers that share memory have nothing to do.
+    ///
+    /// # Errors
+    /// As [`keep_memory`](Self::keep_memory), and ENOENT where `handle` is not kept memory.
+    fn refresh_memory(&self, handle: Handle, memory: &F, len: u64) -> Result<(), Failure>;
+
+    /// Keeps a copy of `bytes`.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP, ENOSPC, E2BIG (with the limit in bytes).
+    fn keep_bytes(&self, bytes: &[u8]) -> Result<Handle, Failure>;
+
+    /// Keeps the open file description itself.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP where the carrier cannot hold live descriptors, ENOSPC or EMFILE where it can
+    /// hold no more.
+    fn keep_live(&self, file: &F) -> Result<Handle, Failure>;
+
+    /// Forgets a kept object. Unknown handles are ignored.
+    fn forget(&self, handle: Handle);
+
+    /// Long work says here how far it is, in any unit, and learns whether to go on.
+    ///
+    /// # Errors
+    /// ECANCELED once the call has been cancelled or its deadline has passed: the handler gives
+    /// up and returns this error.
+    fn progress(&self, done: u64, total: u64) -> Result<(), Failure>;
+}
+
+/// A carrier after the update: gives back what was kept.
+pub trait Recall<F> {
+    /// What this carrier can give back.
+    fn caps(&self) -> Caps;
+
+    /// The kept memory as a memory file. Where the carrier copies, the descriptor may be given
+    /// before the last byte is there; reading waits.
+    ///
+    /// # Errors
+    /// ENOENT for a handle that is not kept memory, EINVAL for a damaged one, EOPNOTSUPP, EIO.
+    fn memory(&self, handle: Handle) -> Result<F, Failure>;
+
+    /// The kept bytes.
+    ///
+    /// # Errors
+    /// As [`memory`](Self::memory).
+    fn bytes(&self, handle: Handle) -> Result<Vec<u8>, Failure>;
+
+    /// The kept descriptor.
+    ///
+    /// # Errors
+    /// As [`memory`](Self::memory).
+    fn live(&self, handle: Handle) -> Result<F, Failure>;
+
+    /// Frees what was kept under `handle`: nobody will recall it again. Unknown handles are
+    /// ignored.
+    fn release(&self, handle: Handle);
+
+    /// As [`Keep::progress`].
+    ///
+    /// # Errors
+    /// ECANCELED.
+    fn progress(&self, done: u64, total: u64) -> Result<(), Failure>;
+}
+
+/// Both sides of a carrier, and the handover itself.
+pub trait Carrier<F>: Keep<F> + Recall<F> {
+    /// The word for it in reports: `keeper`, `liveupdate`, `arena`.
+    fn name(&self) -> &'static str;
+
+    /// How far what it keeps survives.
+    fn reach(&self) -> Reach;
+
+    /// Makes `handover` the one that the other side will find, in one atomic step: whatever
+    /// happens, the other side finds the one before or this one, whole.
+    ///
+    /// # Errors
+    /// ENOSPC, EIO. After an error the one before still stands.
+    fn commit(&self, handover: &[u8]) -> Result<(), Failure>;
+
+    /// The handover that this side found when it began, `None` where there is none.
+    ///
+    /// # Errors
+    /// EIO, EINVAL for a damaged one.
+    fn committed(&self) -> Result<Option<Vec<u8>>, Failure>;
+
+    /// Ends the handover after `finish`: the next arrival will find none.
+    ///
+    /// # Errors
+    /// EIO.
+    fn retire(&self) -> Result<(), Failure>;
+}

@@ -1,0 +1,107 @@
+//! Handlers: the code that knows one type of file.
+//!
+//! This is the trait that the author of a file type implements, and the only thing that author
+//! has to understand. Its counterpart in the kernel is `struct liveupdate_file_ops`.
+//!
+//! Invariants:
+//! - `can_preserve`, `prepare`, `retrieve` and `finish` have no default: forgetting one does not
+//!   compile. The defaults that exist do what is right for a handler that keeps all it needs in
+//!   `prepare`: `freeze` has nothing to add, and what `prepare` kept is forgotten by the framework
+//!   on `cancel`.
+//! - A handler never sees the state machine; it is called in an order that the framework
+//!   guarantees: `prepare`, then `freeze` or `cancel`, on the other side `retrieve` at most once
+//!   successfully, then `can_finish`, `finish`.
+
+use crate::{Caps, Failure, File, Identity, Keep, Recall};
+
+/// Knows one type of file. `F` is the host's file type.
+pub trait Handler<F: File>: Send + Sync {
+    /// The `compatible` string: names this type and the layout of its record, `memfd-v1` for
+    /// example. 1 to 47 bytes of `a-z A-Z 0-9 , . _ + -`. A changed layout is a new string.
+    fn compatible(&self) -> &str;
+
+    /// What the handler needs of a carrier. A carrier without it is not offered the file: the
+    /// next handler is asked.
+    fn requires(&self) -> Caps;
+
+    /// Whether this handler takes the file. Cheap and without side effects: it is asked for every
+    /// file that any client gives.
+    fn can_preserve(&self, file: &F) -> bool;
+
+    /// An identity of the handler's own, for files where the host's is not the right one (two
+    /// descriptors of one device that may be preserved only once, say). `None`: the host's.
+    fn identity(&self, _file: &F) -> Option<Identity> {
+        None
+    }
+
+    /// Keeps what can be kept while the workload still runs; gives the file's `data`.
+    ///
+    /// # Errors
+    /// Any; what was kept up to there is forgotten by the framework.
+    fn prepare(&self, file: &F, keep: &dyn Keep<F>) -> Result<u64, Failure>;
+
+    /// Keeps the rest. From here nothing of the file changes. Gives the `data` that will be
+    /// handed over.
+    ///
+    /// # Errors
+    /// Any; the file is cancelled then.
+    fn freeze(&self, _file: &F, data: u64, _keep: &dyn Keep<F>) -> Result<u64, Failure> {
+        Ok(data)
+    }
+
+    /// Undoes `prepare` and `freeze`. What was kept is forgotten by the framework afterwards; this
+    /// is for what the handler did elsewhere.
+    fn cancel(&self, _file: &F, _data: u64, _keep: &dyn Keep<F>) {}
+
+    /// Makes the file again from its `data`.
+    ///
+    /// # Errors
+    /// Any; remembered by the framework and given again to whoever asks for this file.
+    fn retrieve(&self, data: u64, recall: &dyn Recall<F>) -> Result<F, Failure>;
+
+    /// Whether `finish` may be called now; asked of every file before any is finished.
+    fn can_finish(&self, _file: Option<&F>, _data: u64, _recall: &dyn Recall<F>) -> bool {
+        true
+    }
+
+    /// Ends the file's live update: releases every handle that hangs on its `data`. `file` is
+    /// there if it was retrieved, `reclaimed` says whether its owner has taken it.
+    fn finish(&self, file: Option<&F>, data: u64, reclaimed: bool, recall: &dyn Recall<F>);
+
+    /// State that the handler shares among its files: there while at least one of them is
+    /// preserved. The kernel calls it FLB, file-lifecycle-bound data.
+    fn shared(&self) -> Option<&dyn SharedState<F>> {
+        None
+    }
+}
+
+/// State shared by all files of one handler: kept before the first of them, finished after the
+/// last.
+pub trait SharedState<F>: Send + Sync {
+    /// Before the first file of the handler is prepared. Gives the state's `data`.
+    ///
+    /// # Errors
+    /// Any; the file whose `prepare` asked for it fails with it.
+    fn prepare(&self, keep: &dyn Keep<F>) -> Result<u64, Failure>;
+
+    /// After the last file of the handler was frozen.
+    ///
+    /// # Errors
+    /// Any; the update is cancelled.
+    fn freeze(&self, data: u64, _keep: &dyn Keep<F>) -> Result<u64, Failure> {
+        Ok(data)
+    }
+
+    /// After the last prepared file of the handler was cancelled. What was kept is forgotten by
+    /// the framework.
+    fn cancel(&self, _data: u64, _keep: &dyn Keep<F>) {}
+
+    /// Before the first file of the handler is retrieved.
+    ///
+    /// # Errors
+    /// Any; every file of the handler fails to be retrieved with it.
+    fn retrieve(&self, data: u64, recall: &dyn Recall<F>) -> Result<(), Failure>;
+
+    /// After the last file of the handler was finished.
+    fn finish(&self, data: u64, recall: &dyn Recall<F>);
+}

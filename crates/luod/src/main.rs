@@ -1,0 +1,2 @@
+//! Placeholder of the workspace's first commit.
+fn main() {}
