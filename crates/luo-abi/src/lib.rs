@@ -3,6 +3,7 @@
 //! - [`fdt`] writes and reads flattened device trees.
 //! - [`handover`] puts the two trees of a handover on top: the machine's and the files'.
 //! - [`record`] holds the fixed records: the daemon's state in its keeper, and handlers' records.
+//! - [`record`] holds the fixed records: the daemon's state in its keeper, and handlers' records.
 //!
 //! The contract is `docs/abi.md`; a test compares its tables with this code.
 //!
@@ -16,6 +17,7 @@ extern crate alloc;
 pub mod fdt;
 pub mod handover;
 mod names;
+pub mod record;
 mod words;
 
 pub use names::{

@@ -102,7 +102,7 @@ impl Header {
         }
         let block = |block, offset_field, size: usize, align: usize| {
             let start = read(offset_field) as usize;
-            if start % align != 0 {
+            if !start.is_multiple_of(align) {
                 return Err(fail(Kind::Alignment(block), offset_field));
             }
             match start.checked_add(size) {
