@@ -62,7 +62,7 @@ pub(crate) fn execve(bencher: &Bencher, listeners: usize) -> Result<Duration> {
 pub(crate) fn ecdysis(bencher: &Bencher, listeners: usize) -> Result<Duration> {
     let mut all = Vec::new();
     // One upgrade costs ecdysis half a second whatever is done, so there are fewer of them.
-    for _ in 0..bencher.times(20).max(3) {
+    for _ in 0..bencher.times(10).max(3) {
         let dir = TempDir::new().context(|| "make a directory".into())?;
         all.extend(helper_lines(bencher, "restart-by-ecdysis", dir.path(), listeners, &[])?);
     }
