@@ -108,7 +108,6 @@ fn without_keys(text: &str, keys: &[&str]) -> String {
 fn verify(service: &str, drop_in: &str, report: &mut Report) -> Result<()> {
     let Some(analyze) = proc::find("systemd-analyze") else {
         let reason = "systemd-analyze verify: systemd-analyze is not installed";
-        println!("SKIPPED: {reason}");
         report.skipped.push(reason.into());
         return Ok(());
     };

@@ -40,7 +40,6 @@ pub(super) fn page(
             continue;
         }
         if let Some(reason) = &block.no_run {
-            println!("SKIPPED: {place}: {reason}");
             report.skipped.push(format!("{place}: {reason}"));
             continue;
         }

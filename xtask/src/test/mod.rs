@@ -88,6 +88,7 @@ impl Report {
     fn verdict(&self) -> &'static str {
         match (self.passed, self.failed.len(), self.skipped.len()) {
             (_, 1.., _) => "FAILED",
+            (0, 0, 0) => "nothing",
             (0, 0, 1..) => "skipped",
             (_, 0, _) => "passed",
         }
@@ -119,6 +120,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         let began = Instant::now();
         let report = (stage.run)(&run)
             .unwrap_or_else(|failed| Report { failed: vec![failed.chain()], ..Report::default() });
+        for line in &report.skipped {
+            println!("SKIPPED: {line}");
+        }
         for line in &report.failed {
             println!("FAILED: {line}");
         }
@@ -192,6 +196,7 @@ mod tests {
     #[test]
     fn a_stage_that_ran_nothing_is_not_called_passed() {
         assert_eq!(Report::skipped("no dtc").verdict(), "skipped");
+        assert_eq!(Report::default().verdict(), "nothing");
         assert_eq!(Report::passed().verdict(), "passed");
         let both = Report { failed: vec![String::new()], ..Report::passed() };
         assert_eq!(both.verdict(), "FAILED");

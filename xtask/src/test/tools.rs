@@ -77,9 +77,6 @@ pub(super) fn run(run: &Run<'_>) -> Result<Report> {
             ));
         }
     }
-    for skipped in &report.skipped {
-        println!("SKIPPED: {skipped}");
-    }
     Ok(report)
 }
 
