@@ -33,7 +33,10 @@ use crate::failure::{Context as _, Failed, Result};
 pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for listeners in [1, 100, 1000] {
-        let what = format!("restart of a service with {listeners} listeners");
+        let what = match listeners {
+            1 => "restart of a service with 1 listener".into(),
+            many => format!("restart of a service with {many} listeners"),
+        };
         bencher.measuring(&format!("{what} by execve"));
         let execve = execve(bencher, listeners)?;
         bencher.measuring(&format!("{what} by ecdysis"));

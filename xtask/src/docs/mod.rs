@@ -1,4 +1,5 @@
-//! Runs the commands that README.md and docs/*.md show, so that they stay true.
+//! Runs the commands that README.md and docs/*.md show, and follows their links to files, so that
+//! they stay true.
 //!
 //! What is run, and how, the info string of the fence says:
 //!
@@ -29,6 +30,7 @@ use crate::test::{Report, Run};
 use crate::workspace::Workspace;
 
 mod extract;
+mod links;
 mod run;
 
 /// The stage of `cargo xtask test`.
@@ -40,6 +42,14 @@ pub(crate) fn stage(run: &Run<'_>) -> Result<Report> {
     for path in pages {
         let name = path.strip_prefix(workspace.root()).unwrap_or(&path).display().to_string();
         let text = fs::read_to_string(&path).context(|| format!("read {name}"))?;
+        let dir = path.parent().unwrap_or(workspace.root());
+        let broken = links::broken(&text, &|target| dir.join(target).exists());
+        if broken.is_empty() {
+            report.passed += 1;
+        }
+        for (line, target) in broken {
+            report.failed.push(format!("{name}:{line}: there is no {target}"));
+        }
         let blocks = match extract::blocks(&text) {
             Ok(blocks) => blocks,
             Err(bad) => {
