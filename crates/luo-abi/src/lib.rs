@@ -1,7 +1,27 @@
 //! Everything that crosses a boundary in luo: what one system writes and another one reads.
 //!
+//! - [`fdt`] writes and reads flattened device trees.
+//! - [`handover`] puts the two trees of a handover on top: the machine's and the files'.
+//! - [`record`] holds the fixed records: the daemon's state in its keeper, and handlers' records.
+//! - [`record`] holds the fixed records: the daemon's state in its keeper, and handlers' records.
+//!
+//! The contract is `docs/abi.md`; a test compares its tables with this code.
+//!
 //! Invariants: `no_std`, no I/O, no `unsafe`; whatever is read is untrusted until it has been
-//! validated whole; a changed layout is a new `compatible` string.
+//! validated whole, and only validated data has accessors; no input makes this crate panic; a
+//! changed layout is a new `compatible` string.
 #![no_std]
 
 extern crate alloc;
+
+pub mod fdt;
+pub mod handover;
+mod names;
+pub mod record;
+mod words;
+
+pub use names::{
+    COMPATIBLE_MAX, NAME_MAX, NameError, check_compatible, check_name, is_compatible_byte,
+    is_name_byte,
+};
+pub use words::{Criticality, Direction, OnClose, Owner, Phase};

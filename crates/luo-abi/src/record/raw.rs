@@ -1,0 +1,107 @@
+//! The records as they lie in memory.
+//!
+//! Invariants: every struct is free of padding and of alignment, so that its layout is the order
+//! of its fields; a layout is never changed, a new one gets a new version.
+
+use zerocopy::{
+    FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
+    little_endian::{U16, U32, U64},
+};
+
+/// The size of the version's text at the beginning of each record of the daemon.
+pub(super) const VERSION_SIZE: usize = 24;
+
+macro_rules! layout {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty,)* })*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+            #[repr(C)]
+            pub(super) struct $name { $(pub(super) $field: $type,)* }
+
+            #[cfg(test)]
+            impl $name {
+                /// Each field's offset, size and name.
+                pub(super) fn fields() -> alloc::vec::Vec<(usize, usize, &'static str)> {
+                    alloc::vec![$((
+                        core::mem::offset_of!($name, $field),
+                        size_of::<$type>(),
+                        stringify!($field),
+                    ),)*]
+                }
+            }
+        )*
+    };
+}
+
+layout! {
+    /// What every record of the daemon begins with.
+    Header {
+        version: [u8; VERSION_SIZE],
+        length: U32,
+        reserved: [u8; 4],
+    }
+
+    /// `session-record-v1`.
+    Session {
+        header: Header,
+        id: U64,
+        name: [u8; 64],
+        uid: U32,
+        gid: U32,
+        ttl: U64,
+        expiry: U64,
+        next_token: U64,
+        last_request: U64,
+        on_close: u8,
+        state: u8,
+        present: u8,
+        reserved: [u8; 5],
+    }
+
+    /// `file-record-v1`, before its handles and the text of its failure.
+    File {
+        header: Header,
+        session: U64,
+        token: U64,
+        compatible: [u8; 48],
+        data: U64,
+        request: U64,
+        failure_errno: U32,
+        failure_length: U16,
+        handles: U16,
+        criticality: u8,
+        phase: u8,
+        direction: u8,
+        reclaimed: u8,
+        reserved: [u8; 4],
+    }
+
+    /// `machine-record-v1`, before its subsystems.
+    Machine {
+        header: Header,
+        liveupdate_number: U64,
+        handover: U64,
+        subsystems: U32,
+        state: u8,
+        reserved: [u8; 3],
+    }
+
+    /// One subsystem of a machine's record.
+    Subsystem {
+        name: [u8; 64],
+        data: U64,
+    }
+
+    /// `memfd-v1`.
+    Memfd {
+        size: U64,
+        position: U64,
+        memory: U64,
+        seals: U32,
+        flags: U32,
+        name_length: U16,
+        name: [u8; 249],
+        reserved: [u8; 5],
+    }
+}
