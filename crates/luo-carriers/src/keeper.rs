@@ -16,7 +16,7 @@ use std::fmt;
 use std::fs::File as StdFile;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use luo_abi::keeper::{Kept, kept, key};
 use luo_core::{Caps, Carrier, Errno, Failure, Handle, Keep, Reach, Recall};
@@ -66,6 +66,32 @@ pub trait Slots: Send + Sync {
 
     /// The keys of a space, in any order.
     fn keys(&self, space: u8) -> Vec<u64>;
+}
+
+impl<S: Slots + ?Sized> Slots for Arc<S> {
+    fn allocate(&self, space: u8) -> u64 {
+        (**self).allocate(space)
+    }
+
+    fn put(&self, key: u64, record: &[u8], files: &[&HostFile]) -> Result<(), Failure> {
+        (**self).put(key, record, files)
+    }
+
+    fn rewrite(&self, key: u64, record: &[u8]) -> Result<(), Failure> {
+        (**self).rewrite(key, record)
+    }
+
+    fn get(&self, key: u64) -> Option<Slot> {
+        (**self).get(key)
+    }
+
+    fn forget(&self, key: u64) {
+        (**self).forget(key);
+    }
+
+    fn keys(&self, space: u8) -> Vec<u64> {
+        (**self).keys(space)
+    }
 }
 
 /// Asked during long work, see [`Keep::progress`].

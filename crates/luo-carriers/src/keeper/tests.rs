@@ -1,7 +1,6 @@
 use super::*;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Slots in memory. The other side sees them as a keeper would give them back: new descriptors,
