@@ -16,6 +16,7 @@ extern crate alloc;
 
 pub mod fdt;
 pub mod handover;
+pub mod keeper;
 mod names;
 pub mod record;
 mod words;
