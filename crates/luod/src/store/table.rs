@@ -65,6 +65,26 @@ impl Table {
         self.store.submit(batch)
     }
 
+    /// Whether there are changes that were not submitted.
+    #[must_use]
+    pub fn has_unsubmitted(&self) -> bool {
+        !self.inner().unsubmitted.is_empty()
+    }
+
+    /// A picture of its own, with what has been loaded: for trying out what would come of it.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let inner = self.inner();
+        let copy = Inner {
+            slots: inner.slots.clone(),
+            fds: inner.fds,
+            bytes: inner.bytes,
+            last: inner.last,
+            unsubmitted: Batch::new(),
+        };
+        Self { store: Arc::clone(&self.store), limits: self.limits, inner: Mutex::new(copy) }
+    }
+
     /// What is in use: slots, descriptors, record bytes.
     #[must_use]
     pub fn used(&self) -> Limits {

@@ -349,7 +349,7 @@ impl ManagerService {
 
     fn handover(&self) -> Result<Reply, Refusal> {
         self.host.access.operator(self.peer, "the handover")?;
-        let blob = self.host.core.borrow().handover_now()?;
+        let blob = self.host.core.borrow().files_tree()?;
         let failed = |error: std::io::Error| {
             let errno = error.raw_os_error().map_or(Errno::Io, Errno::from_raw);
             Refusal::new(errno, format!("no memory for the handover: {error}"))
