@@ -60,12 +60,12 @@ fn damaged<T>(
 ) -> (Kind, usize) {
     let mut bytes = record.to_vec();
     bytes[offset..offset + with.len()].copy_from_slice(with);
-    let error = decode(&bytes).err().expect("the record is damaged");
+    let error = decode(&bytes).err().unwrap();
     (error.kind, error.offset)
 }
 
 fn error<T>(result: Result<T, RecordError>) -> (Kind, usize) {
-    let error = result.err().expect("the value is not allowed");
+    let error = result.err().unwrap();
     (error.kind, error.offset)
 }
 
