@@ -7,14 +7,39 @@
 
 extern crate alloc;
 
+mod call;
 mod carrier;
 mod error;
+mod fault;
 mod file;
 mod handler;
+mod limits;
+mod names;
+mod orchestrator;
+mod record;
+mod report;
+mod session;
+mod state;
 mod subsystem;
 
+pub use call::{Call, CallId, CallKind, Outcome, Phase, SubsystemKind};
 pub use carrier::{Caps, Carrier, Handle, Keep, Reach, Recall};
 pub use error::{BoxError, Errno, Failure};
+pub use fault::{Error, Location};
 pub use file::{File, Identity};
 pub use handler::{Handler, SharedState};
+pub use limits::{Limits, Usage};
+pub use names::{Compatible, SessionName, SubsystemName};
+pub use orchestrator::{
+    FinishOptions, Orchestrator, Retrieval, SubsystemInfo, SubsystemOptions, UnclaimedFiles,
+};
+pub use record::{
+    Dirty, FileKey, FileRecord, IncomingRecord, Level, MachineRecord, SessionRecord, SharedRecord,
+    SubsystemRecord,
+};
+pub use report::{Notice, Report, TransitionId};
+pub use session::{
+    Criticality, FileInfo, Incoming, OnClose, Owner, Policy, SessionId, SessionInfo, Side, Token,
+};
+pub use state::{Event, Scope, State, Status};
 pub use subsystem::Subsystem;
