@@ -1,1 +1,2 @@
-//! Placeholder of the workspace's first commit.
+//! luo's file handlers.
+pub const LIVE_COMPATIBLE: &str = "live-v1";
