@@ -1,7 +1,7 @@
 //! What the numbers of a handover mean, in words, by where they lie in the blob.
 //!
-//! Invariants: only what luo-abi's typed reader accepts is explained; what it refuses is a
-//! [`Damage`] and is marked at its place, and the rest is explained all the same.
+//! Invariants: only what luo-abi's typed reader accepts is explained; what it refuses is
+//! marked as damaged at its place, and the rest is explained all the same.
 
 use std::collections::{HashMap, HashSet};
 

@@ -59,7 +59,9 @@ impl Global {
 pub(crate) enum ColorWhen {
     /// On a terminal, unless NO_COLOR is set.
     Auto,
+    /// Also where the output goes into a file or a pipe.
     Always,
+    /// Nowhere.
     Never,
 }
 

@@ -65,6 +65,19 @@ impl Failure {
         move |source| Self::Luod { context, source, note: None }
     }
 
+    /// Adds what is known of how things stand now.
+    pub(crate) fn with_note(mut self, text: String) -> Self {
+        if let Self::Luod { note, .. } = &mut self {
+            *note = Some(text);
+        }
+        self
+    }
+
+    /// Whether luod has answered, and refused.
+    pub(crate) const fn is_refusal(&self) -> bool {
+        matches!(self, Self::Luod { source: Error::Refused(_), .. })
+    }
+
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Luod { source, .. } => luod_exit(source),
@@ -216,7 +229,8 @@ fn next_step(context: Context, exit: Exit) -> &'static str {
         (Exit::Denied, Context::Release) => "ask as the user that owns it, or as root",
         (Exit::Denied, _) => "ask as root or as the user that luod runs as",
         (Exit::WrongState, Context::Finish) => {
-            "`luoctl files` shows what was not retrieved, --unclaimed decides about it"
+            "`luoctl status` shows what goes on, `luoctl files` what was not retrieved, \
+             --unclaimed decides about that"
         }
         (Exit::WrongState, _) => "`luoctl status` shows what goes on",
         (Exit::NotFound, _) => "`luoctl sessions` lists what there is",

@@ -77,6 +77,7 @@ fn run(cli: &Cli, output: &mut Output) -> Result<(), Failure> {
                 binary: binary.as_deref(),
                 limit: cli.global.deadline,
                 keeper: !worker_only,
+                options: cli.global.options(),
             };
             upgrade::run(&connect(Context::Upgrade)?, &request, output)
         }

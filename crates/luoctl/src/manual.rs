@@ -7,6 +7,7 @@ use std::path::Path;
 use clap::CommandFactory;
 use clap_complete::Shell;
 use clap_mangen::Man;
+use luo::protocol::SOCKET_ENV;
 
 use crate::cli::Cli;
 use crate::exit::Exit;
@@ -14,7 +15,11 @@ use crate::failure::Failure;
 use crate::format;
 use crate::output::Output;
 
-/// What the definition does not hold: the daemon's side.
+/// What the definition does not hold in a form that becomes a section.
+const ENVIRONMENT: [(&str, &str); 2] = [
+    (SOCKET_ENV, "The socket that luod listens on, where \\fB\\-\\-socket\\fR is not given."),
+    ("NO_COLOR", "Where it is set and not empty there are no colours, unless they are asked for."),
+];
 const SEE_ALSO: &str = ".SH \"SEE ALSO\"\n\\fBluod\\fR(8)\n";
 
 pub(crate) fn completions(shell: Shell, output: &mut Output) -> Result<(), Failure> {
@@ -58,7 +63,7 @@ fn page(command: clap::Command) -> io::Result<(String, Vec<u8>)> {
     // The statuses have a section of their own.
     let command = command.after_long_help(None::<&str>).after_help(None::<&str>);
     let has_subcommands = command.has_subcommands();
-    let man = Man::new(command).manual("luo");
+    let man = Man::new(command).source(concat!("luo ", env!("CARGO_PKG_VERSION"))).manual("luo");
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;
@@ -69,8 +74,17 @@ fn page(command: clap::Command) -> io::Result<(String, Vec<u8>)> {
         man.render_subcommands_section(&mut page)?;
     }
     exit_section(&mut page)?;
+    environment_section(&mut page)?;
     page.write_all(SEE_ALSO.as_bytes())?;
     Ok((man.get_filename(), page))
+}
+
+fn environment_section(page: &mut impl Write) -> io::Result<()> {
+    writeln!(page, ".SH ENVIRONMENT")?;
+    for (name, meaning) in ENVIRONMENT {
+        writeln!(page, ".TP\n\\fB{name}\\fR\n{meaning}")?;
+    }
+    Ok(())
 }
 
 fn exit_section(page: &mut impl Write) -> io::Result<()> {

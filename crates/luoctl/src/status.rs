@@ -40,12 +40,12 @@ fn summary(status: &Status) -> TextTable {
     };
     let tone = if status.transition.is_some() { Tone::Notice } else { state_tone(status.state) };
     row("state", &state, tone);
-    row("luod", &format!("{}, worker {}", status.version, status.pid), Tone::Plain);
-    let (workers, tone) = match status.incarnation {
-        0 | 1 => ("its first".to_owned(), Tone::Plain),
-        number => (format!("number {number}: restarted or upgraded since"), Tone::Notice),
+    row("luod", &status.version, Tone::Plain);
+    let worker = match status.incarnation {
+        0 | 1 => "the keeper's first".to_owned(),
+        number => format!("the keeper's number {number}: it was restarted or upgraded"),
     };
-    row("worker", &workers, tone);
+    row("worker", &format!("process {}, {worker}", status.pid), Tone::Plain);
     row("keeper", &status.keeper, Tone::Plain);
     row("carrier", &status.carrier, Tone::Plain);
     row("reach", &reach(&status.reach), Tone::Plain);

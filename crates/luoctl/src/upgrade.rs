@@ -5,8 +5,9 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
-use luo::{Error, Manager};
+use luo::{DEFAULT_DEADLINE, Error, Manager, Options};
 
+use crate::exit::Exit;
 use crate::failure::{Context, Failure};
 use crate::output::Output;
 use crate::progress::Spinner;
@@ -17,6 +18,8 @@ pub(crate) struct Request<'a> {
     pub(crate) binary: Option<&'a Path>,
     pub(crate) limit: Duration,
     pub(crate) keeper: bool,
+    /// How luod is reached.
+    pub(crate) options: Options,
 }
 
 pub(crate) fn run(
@@ -30,7 +33,7 @@ pub(crate) fn run(
         let binary = binary.as_ref().map(AsFd::as_fd);
         manager.upgrade(binary, request.limit, request.keeper)
     };
-    let upgraded = upgraded.map_err(|error| failed(manager, error))?;
+    let upgraded = upgraded.map_err(|error| failed(request, error))?;
     output.reply(&upgraded)?;
     let what = if request.keeper { "worker and keeper" } else { "the worker" };
     output.done(&format!(
@@ -49,15 +52,18 @@ fn open(path: &Path) -> Result<File, Failure> {
 }
 
 /// Says who serves now: that the old one goes on is the promise of an upgrade, so it is looked at.
-fn failed(manager: &Manager, error: Error) -> Failure {
-    let note = match (&error, manager.status()) {
-        (Error::Refused(_), Ok(status)) => {
-            format!("luod {} (worker {}) serves on", status.version, status.pid)
-        }
-        (_, Ok(status)) => {
-            format!("luod {} (worker {}) serves now", status.version, status.pid)
-        }
-        (_, Err(status)) => format!("and luod cannot be asked who serves: {status}"),
+fn failed(request: &Request<'_>, error: Error) -> Failure {
+    let failure = Failure::luod(Context::Upgrade)(error);
+    if failure.exit() != Exit::Failed {
+        // It was not even tried, or there is nobody to ask.
+        return failure;
+    }
+    // The deadline was for the upgrade: this question has the usual time all the same.
+    let options = request.options.clone().deadline(request.limit.max(DEFAULT_DEADLINE));
+    let serves = if failure.is_refusal() { "serves on" } else { "serves now" };
+    let note = match Manager::connect(options).and_then(|manager| manager.status()) {
+        Ok(status) => format!("luod {} (worker {}) {serves}", status.version, status.pid),
+        Err(error) => format!("and luod cannot be asked who serves: {error}"),
     };
-    Failure::Luod { context: Context::Upgrade, source: error, note: Some(note) }
+    failure.with_note(note)
 }

@@ -145,8 +145,9 @@ fn the_wrong_state_is_status_5() {
         (
             "finish",
             "Finish",
-            "luoctl: finish failed: the machine is normal (EBUSY); `luoctl files` shows what \
-             was not retrieved, --unclaimed decides about it\n",
+            "luoctl: finish failed: the machine is normal (EBUSY); \
+             `luoctl status` shows what goes on, `luoctl files` what was not retrieved, \
+             --unclaimed decides about that\n",
         ),
     ] {
         let failure = json!({ "errno": "EBUSY", "reason": "the machine is normal" });

@@ -34,7 +34,7 @@ fn a_socket_that_may_not_be_used_is_status_3() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("luo.sock");
     let _listener = UnixListener::bind(&socket).unwrap();
-    fs::set_permissions(&socket, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o000)).unwrap();
     if rustix::process::geteuid().is_root() {
         eprintln!("SKIPPED: root may use every socket");
         return;
@@ -76,6 +76,16 @@ fn a_late_answer_says_whether_something_may_still_happen() {
         let fake = Fake::new([(method, Act::Silence)]);
         assert_eq!(run(&fake, &[command, "--deadline", "0.05"]).bad(1), expected);
     }
+}
+
+#[test]
+fn a_luod_that_goes_away_meanwhile_is_status_4() {
+    let fake = Fake::new([("Prepare", Act::Vanish)]);
+    assert_eq!(
+        run(&fake, &["prepare", "--deadline", "0.05"]).bad(4),
+        "luoctl: luod did not answer io.luo.Prepare within 50 ms, because it went away; \
+         `luoctl status` tells when it is back\n"
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! there for the test to look at.
 
 use std::collections::VecDeque;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -29,6 +29,10 @@ pub(crate) enum Act {
     Parts(Vec<Value>),
     /// With these replies in turn, and then nothing more.
     Feed(Vec<Value>),
+    /// With these replies in turn, and then the connection breaks.
+    FeedAndBreak(Vec<Value>),
+    /// Not at all: the connection breaks, and nobody listens any more.
+    Vanish,
     /// With the error `io.luo.Failed`.
     Refuse(Value),
     /// With the error `io.luo.WorkerFailed`.
@@ -49,6 +53,7 @@ pub(crate) struct Call {
 
 #[derive(Debug)]
 struct Shared {
+    socket: PathBuf,
     script: Mutex<VecDeque<(&'static str, Act)>>,
     calls: Mutex<Vec<Call>>,
 }
@@ -63,8 +68,10 @@ pub(crate) struct Fake {
 impl Fake {
     pub(crate) fn new(script: impl IntoIterator<Item = (&'static str, Act)>) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let listener = UnixListener::bind(directory.path().join("luo.sock")).unwrap();
+        let socket = directory.path().join("luo.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
         let shared = Arc::new(Shared {
+            socket,
             script: Mutex::new(script.into_iter().collect()),
             calls: Mutex::default(),
         });
@@ -80,7 +87,7 @@ impl Fake {
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
-        self.directory.path().join("luo.sock")
+        self.shared.socket.clone()
     }
 
     /// A place for the test's own files.
@@ -106,7 +113,14 @@ impl Shared {
         loop {
             while let Some(frame) = receiver.next_frame().unwrap() {
                 let act = self.take(frame);
+                if matches!(act, Act::Vanish) {
+                    fs::remove_file(&self.socket).unwrap();
+                }
+                let breaks = matches!(act, Act::Vanish | Act::FeedAndBreak(_));
                 answer(stream, act);
+                if breaks {
+                    return;
+                }
             }
             match receiver.fill(stream.as_fd()) {
                 Ok(()) => {}
@@ -165,10 +179,10 @@ fn answer(stream: &UnixStream, act: Act) {
             vec![(json!({ "parameters": reply }), Some(file.into()))]
         }
         Act::Parts(parts) => feed(parts, false),
-        Act::Feed(parts) => feed(parts, true),
+        Act::Feed(parts) | Act::FeedAndBreak(parts) => feed(parts, true),
         Act::Refuse(failure) => error("io.luo.Failed", json!({ "failure": failure })),
         Act::WorkerFailed(reason) => error("io.luo.WorkerFailed", json!({ "reason": reason })),
-        Act::Silence => Vec::new(),
+        Act::Silence | Act::Vanish => Vec::new(),
     };
     let mut sender = Sender::default();
     for (frame, descriptor) in frames {

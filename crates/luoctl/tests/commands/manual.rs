@@ -52,6 +52,7 @@ fn every_command_has_a_page() {
         let page = fs::read_to_string(pages.join(name)).unwrap();
         assert!(page.contains(".SH \"EXIT STATUS\""), "{name}");
         assert!(page.contains("\\-\\-socket"), "{name}");
+        assert!(page.contains("\\fBLUO_SOCKET\\fR"), "{name}");
         assert_eq!(page.matches("luod cannot be reached").count(), 1, "{name}");
     }
     let finish = fs::read_to_string(pages.join("luoctl-finish.1")).unwrap();

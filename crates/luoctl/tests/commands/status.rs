@@ -27,8 +27,8 @@ fn a_quiet_machine_is_told_in_ten_lines() {
     let fake = Fake::new([("GetStatus", Act::Reply(status()))]);
     let expected = "\
 state         normal
-luod          0.1.0, worker 1234
-worker        its first
+luod          0.1.0
+worker        process 1234, the keeper's first
 keeper        builtin
 carrier       keeper
 reach         agent: files survive the restart of a service and of luod
@@ -58,8 +58,8 @@ fn what_needs_a_look_is_told_as_well() {
         Fake::new([("GetStatus", Act::Reply(busy())), ("ListSessions", Act::Reply(sessions()))]);
     let expected = "\
 state         prepared, freeze is under way
-luod          0.1.0, worker 1234
-worker        number 3: restarted or upgraded since
+luod          0.1.0
+worker        process 1234, the keeper's number 3: it was restarted or upgraded
 keeper        builtin
 carrier       keeper
 reach         kernel: files survive the restart of services, of luod and of the kernel

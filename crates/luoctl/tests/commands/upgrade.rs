@@ -81,3 +81,30 @@ fn where_nothing_is_known_it_says_who_serves_now() {
          luod 0.1.0 (worker 1234) serves now\n"
     );
 }
+
+#[test]
+fn one_that_was_not_even_tried_has_its_own_status_and_next_step() {
+    for (errno, code, next) in [
+        ("EPERM", 3, "ask as root or as the user that luod runs as"),
+        ("EBUSY", 5, "`luoctl status` shows what goes on"),
+    ] {
+        let fake = Fake::new([("Upgrade", Act::Refuse(json!({ "errno": errno, "reason": "no" })))]);
+        assert_eq!(
+            run(&fake, &["upgrade"]).bad(code),
+            format!("luoctl: the upgrade failed: no ({errno}); {next}\n")
+        );
+        assert_eq!(fake.methods(), ["io.luo.Upgrade"]);
+    }
+}
+
+#[test]
+fn where_nobody_serves_any_more_it_says_so() {
+    let failure = json!({ "errno": "EIO", "reason": "the new luod died" });
+    let fake =
+        Fake::new([("Upgrade", Act::Refuse(failure)), ("GetStatus", Act::WorkerFailed("it died"))]);
+    assert_eq!(
+        run(&fake, &["upgrade"]).bad(1),
+        "luoctl: the upgrade failed: the new luod died (EIO); \
+         and luod cannot be asked who serves: luod cannot serve: it died\n"
+    );
+}

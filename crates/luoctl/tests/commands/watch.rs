@@ -89,3 +89,20 @@ fn those_who_may_not_watch_are_told() {
         "luoctl: events are for root (EPERM); ask as root or as the user that luod runs as\n"
     );
 }
+
+#[test]
+fn a_luod_that_restarts_is_waited_for() {
+    let [first, second] = <[Value; 2]>::try_from(events()).unwrap();
+    let fake =
+        Fake::new([("Watch", Act::FeedAndBreak(vec![first])), ("Watch", Act::Feed(vec![second]))]);
+    let output = run(&fake, &["watch", "--count", "2"]).good();
+    assert_eq!(output.lines().count(), 2);
+    assert_eq!(fake.methods(), ["io.luo.Watch", "io.luo.Watch"]);
+}
+
+#[test]
+fn a_luod_that_stays_away_is_status_4() {
+    let fake = Fake::new([("Watch", Act::Vanish)]);
+    let stderr = run(&fake, &["watch", "--deadline", "0.05"]).bad(4);
+    assert!(stderr.starts_with("luoctl: no luod at "), "{stderr}");
+}
