@@ -184,7 +184,9 @@ fn luod_sentence(context: Context, error: &Error, note: Option<&str>) -> String 
                 "{error}, and may still be at it; `luoctl status` shows, --deadline waits longer"
             ),
         },
-        Error::WorkerFailed { .. } => format!("{error}; its log says why"),
+        Error::WorkerFailed { reason } if !reason.contains("; ") => {
+            format!("{error}; its log says why")
+        }
         other => other.to_string(),
     };
     match note {

@@ -52,6 +52,11 @@ fn a_luod_that_cannot_serve_is_status_4() {
         run(&fake(), &["status"]).bad(4),
         "luoctl: luod cannot serve: five workers died at once; its log says why\n"
     );
+    let advised = Fake::new([("GetStatus", Act::WorkerFailed("workers die; send SIGHUP"))]);
+    assert_eq!(
+        run(&advised, &["status"]).bad(4),
+        "luoctl: luod cannot serve: workers die; send SIGHUP\n"
+    );
     let run = run(&fake(), &["status", "--json"]);
     assert_eq!(run.code, 4);
     let stdout: Value = serde_json::from_str(&run.stdout).unwrap();
