@@ -337,7 +337,7 @@ impl ManagerService {
         let limit = Duration::from_millis(
             parameters.deadline_milliseconds.unwrap_or(UPGRADE_DEADLINE).max(1),
         );
-        let keeper = parameters.keeper.unwrap_or(true);
+        let keeper = parameters.keeper.unwrap_or(false);
         let binary = descriptors.pop();
         let host = Rc::clone(&self.host);
         later(async move {
