@@ -11,11 +11,14 @@
 //! - What was kept during a call that failed is forgotten before `run` returns; what is kept
 //!   after one that succeeded is in its outcome.
 
-use alloc::{sync::Arc, vec::Vec};
+mod run;
+
+use alloc::{string::String, sync::Arc, vec::Vec};
 use core::fmt;
 
 use crate::{
-    Carrier, Criticality, Errno, Failure, File, Handle, Handler, Location, Subsystem, TransitionId,
+    Criticality, Errno, Failure, File, Handle, Handler, Location, Subsystem, TransitionId,
+    tree::{FilesIn, SessionOut},
 };
 
 /// Names a call, from `next_call` to `complete`. Never used twice.
@@ -90,9 +93,47 @@ pub enum CallKind {
     Handover,
 }
 
+/// What a call has to run with.
 pub(crate) enum Target<F: File> {
-    Prepare,
-    Skeleton(F),
+    Outgoing {
+        /// `None`: only what was kept is forgotten.
+        handler: Option<Arc<dyn Handler<F>>>,
+        file: F,
+        data: u64,
+        kept: Vec<Handle>,
+    },
+    Incoming {
+        /// `None`: only what was kept is released.
+        handler: Option<Arc<dyn Handler<F>>>,
+        file: Option<F>,
+        data: u64,
+        kept: Vec<Handle>,
+        reclaimed: bool,
+    },
+    Shared {
+        handler: Arc<dyn Handler<F>>,
+        data: u64,
+        kept: Vec<Handle>,
+    },
+    Local {
+        subsystem: Arc<dyn Subsystem<F>>,
+        data: u64,
+        kept: Vec<Handle>,
+    },
+    Remote,
+    Task(Task),
+}
+
+/// What the framework itself does through the carrier.
+pub(crate) enum Task {
+    KeepTree(Vec<SessionOut>),
+    ForgetTree(Handle),
+    ReadTree(Handle),
+    ReleaseTree(Handle),
+    Find,
+    /// The handover, or why it could not be built.
+    Commit(Result<Vec<u8>, String>),
+    Retire,
 }
 
 /// One call, ready to be run.
@@ -151,16 +192,6 @@ impl<F: File> Call<F> {
     pub fn data(&self) -> Option<u64> {
         self.data
     }
-
-    /// Runs the call through `carrier` and tells how it ended. It may block for as long as the
-    /// handler or subsystem takes. Run it once only.
-    ///
-    /// A [`CallKind::Remote`] call cannot be run: it gives EOPNOTSUPP.
-    #[must_use]
-    pub fn run(&self, carrier: &dyn Carrier<F>) -> Outcome<F> {
-        let _ = carrier;
-        Outcome::failed(Failure::new(Errno::OpNotSupp, "not built yet"))
-    }
 }
 
 impl<F: File> fmt::Debug for Call<F> {
@@ -177,7 +208,10 @@ impl<F: File> fmt::Debug for Call<F> {
 /// How a call ended.
 pub struct Outcome<F: File> {
     pub(crate) result: Result<Answer<F>, Failure>,
+    /// What is kept now; `None` where that did not change.
     pub(crate) kept: Option<Vec<Handle>>,
+    /// The call still runs.
+    pub(crate) late: bool,
 }
 
 /// What a call that succeeded gave.
@@ -186,25 +220,27 @@ pub(crate) enum Answer<F: File> {
     Data(u64),
     File(F),
     May(bool),
+    Files(FilesIn),
+    Handover(Option<Vec<u8>>),
 }
 
 impl<F: File> Outcome<F> {
     /// A participant's `prepare` or `freeze` succeeded, with its data.
     #[must_use]
     pub fn data(data: u64) -> Self {
-        Self { result: Ok(Answer::Data(data)), kept: None }
+        Self { result: Ok(Answer::Data(data)), kept: None, late: false }
     }
 
     /// A participant's `cancel`, `boot` or `finish` succeeded.
     #[must_use]
     pub fn done() -> Self {
-        Self { result: Ok(Answer::Done), kept: None }
+        Self { result: Ok(Answer::Done), kept: None, late: false }
     }
 
     /// The call failed: a participant vetoed, or the driver could not run the call at all.
     #[must_use]
     pub fn failed(failure: Failure) -> Self {
-        Self { result: Err(failure), kept: None }
+        Self { result: Err(failure), kept: None, late: false }
     }
 
     /// The deadline passed while the call still runs. The cycle goes on as if it had failed. When
@@ -214,8 +250,8 @@ impl<F: File> Outcome<F> {
     /// To report a call that will never come back (a participant that has gone), use
     /// [`subsystem_gone`](crate::Orchestrator::subsystem_gone) or [`Outcome::failed`].
     #[must_use]
-    pub fn late(reason: impl Into<alloc::string::String>) -> Self {
-        Self::failed(Failure::new(Errno::TimedOut, reason))
+    pub fn late(reason: impl Into<String>) -> Self {
+        Self { late: true, ..Self::failed(Failure::new(Errno::TimedOut, reason)) }
     }
 
     /// Whether the call did what it was asked.
@@ -249,6 +285,3 @@ impl<F: File> fmt::Debug for SubsystemKind<F> {
         })
     }
 }
-
-#[allow(dead_code)]
-type HandlerRef<F> = Arc<dyn Handler<F>>;

@@ -60,7 +60,7 @@ struct Inner {
     location: Location,
     reason: String,
     advice: Option<String>,
-    source: Option<Failure>,
+    source: Option<Arc<Failure>>,
 }
 
 /// Why the framework refused or a transition failed. Cloning it is cheap.
@@ -90,7 +90,31 @@ impl Error {
             location,
             reason: failure.reason().into(),
             advice: None,
-            source: Some(failure),
+            source: Some(Arc::new(failure)),
+        }))
+    }
+
+    /// What a check of untrusted input answered.
+    pub(crate) fn refused(failure: Failure) -> Self {
+        Self(Arc::new(Inner {
+            errno: failure.errno(),
+            phase: None,
+            location: Location::default(),
+            reason: failure.reason().into(),
+            advice: None,
+            source: Some(Arc::new(failure)),
+        }))
+    }
+
+    /// The same failure, as it hit another place.
+    pub(crate) fn hitting(&self, location: Location) -> Self {
+        Self(Arc::new(Inner {
+            errno: self.0.errno,
+            phase: self.0.phase,
+            location,
+            reason: self.0.reason.clone(),
+            advice: self.0.advice.clone(),
+            source: self.0.source.clone(),
         }))
     }
 
@@ -148,7 +172,7 @@ impl Error {
     /// The failure that caused it, where a call was made.
     #[must_use]
     pub fn failure(&self) -> Option<&Failure> {
-        self.0.source.as_ref()
+        self.0.source.as_deref()
     }
 }
 
@@ -177,6 +201,6 @@ impl fmt::Display for Error {
 impl core::error::Error for Error {
     fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
         // The sentence of the failure itself is already part of this error's sentence.
-        self.0.source.as_ref().and_then(core::error::Error::source)
+        self.0.source.as_ref().and_then(|failure| failure.source())
     }
 }

@@ -84,7 +84,9 @@ pub trait SharedState<F>: Send + Sync {
     /// Any; the file whose `prepare` asked for it fails with it.
     fn prepare(&self, keep: &dyn Keep<F>) -> Result<u64, Failure>;
 
-    /// After the last file of the handler was frozen.
+    /// After the last file of the handler was frozen; where a session goes ahead alone, after the
+    /// last one of that session. May be called again, with the data it gave, when further files
+    /// of the handler were prepared and frozen since.
     ///
     /// # Errors
     /// Any; the update is cancelled.

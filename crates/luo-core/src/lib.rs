@@ -7,20 +7,32 @@
 
 extern crate alloc;
 
+mod arrive;
 mod call;
 mod carrier;
+mod cycle;
 mod error;
 mod fault;
 mod file;
+mod finish;
 mod handler;
+mod identity;
 mod limits;
 mod names;
 mod orchestrator;
+mod persist;
+mod preserve;
 mod record;
+mod registry;
 mod report;
+mod retrieve;
 mod session;
+mod sessions;
 mod state;
 mod subsystem;
+mod subsystems;
+mod table;
+mod tree;
 
 pub use call::{Call, CallId, CallKind, Outcome, Phase, SubsystemKind};
 pub use carrier::{Caps, Carrier, Handle, Keep, Reach, Recall};

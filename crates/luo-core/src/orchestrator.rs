@@ -1,8 +1,29 @@
 //! The orchestrator: the framework's one entry, which owns everything.
+//!
+//! What it offers is spread over the modules that do it: `subsystems`, `sessions`, `preserve`,
+//! `retrieve`, `cycle` (begin, next_call, complete), `arrive`, `finish` and `persist`.
+//!
+//! Invariants: no method panics, whatever it is given; a method that returns an error has changed
+//! nothing.
 
-use alloc::{sync::Arc, vec::Vec};
+use alloc::{
+    collections::{BTreeMap, VecDeque},
+    format,
+    sync::Arc,
+    vec::Vec,
+};
 
-use crate::*;
+use crate::{
+    Caps, Criticality, Errno, Error, File, Handler, Level, Limits, Location, Notice, SessionId,
+    State, Status, SubsystemName, Token, Usage,
+    cycle::{Cycle, Mode},
+    identity::Index,
+    limits::Ledger,
+    persist::Changes,
+    registry::{HandlerId, Registry},
+    subsystems::{FILES, Sub, SubKind},
+    table::Sessions,
+};
 
 /// How a subsystem takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -48,10 +69,11 @@ pub enum UnclaimedFiles {
 /// How a session is finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct FinishOptions {
-    /// What becomes of files that nobody has retrieved.
+    /// What becomes of files that no owner has: not reclaimed, and not known to their owner to
+    /// have failed.
     pub unclaimed: UnclaimedFiles,
     /// A reclaimed file goes on as an outgoing file under the same token, without being given
-    /// again.
+    /// again. Where its owner has given that token, or that file, again already, that one goes on.
     pub carry_reclaimed: bool,
 }
 
@@ -66,356 +88,177 @@ pub enum Retrieval<F> {
     Pending,
 }
 
-/// See the crate's documentation.
+/// The framework: every session, file, handler and subsystem, and the cycle they go through.
+///
+/// `F` is the host's file type.
 pub struct Orchestrator<F: File> {
-    _f: core::marker::PhantomData<F>,
+    pub(crate) caps: Caps,
+    pub(crate) ledger: Ledger,
+    pub(crate) state: State,
+    pub(crate) departed: bool,
+    pub(crate) number: u64,
+    pub(crate) handlers: Registry<F>,
+    pub(crate) subsystems: Vec<Sub<F>>,
+    pub(crate) next_sub: u32,
+    /// Data that arrived for subsystems.
+    pub(crate) boot: BTreeMap<SubsystemName, u64>,
+    pub(crate) sessions: Sessions<F>,
+    pub(crate) index: Index<F>,
+    pub(crate) cycle: Cycle,
+    pub(crate) notices: VecDeque<Notice>,
+    pub(crate) dirty: Changes,
+    /// What a restored record says was cut short; `resume` settles it.
+    pub(crate) interrupted: Option<crate::persist::Interrupted>,
+    /// The name of the files' subsystem, for locations.
+    pub(crate) files_name: Option<SubsystemName>,
 }
 
 impl<F: File> core::fmt::Debug for Orchestrator<F> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Orchestrator").finish_non_exhaustive()
+        f.debug_struct("Orchestrator").field("status", &self.status()).finish_non_exhaustive()
     }
 }
 
-fn skeleton<T>() -> T {
-    panic!("only the signature is here yet")
-}
-
-#[allow(unused_variables, clippy::unused_self)]
 impl<F: File> Orchestrator<F> {
     /// An orchestrator in `normal`, with `files` as its only subsystem, for a carrier that can do
     /// `caps`.
     #[must_use]
     pub fn new(caps: Caps, limits: Limits) -> Self {
-        skeleton()
+        let mut orchestrator = Self {
+            caps,
+            ledger: Ledger::new(limits),
+            state: State::Normal,
+            departed: false,
+            number: 0,
+            handlers: Registry::new(),
+            subsystems: Vec::new(),
+            next_sub: 0,
+            boot: BTreeMap::new(),
+            sessions: Sessions::new(),
+            index: Index::new(),
+            cycle: Cycle::default(),
+            notices: VecDeque::new(),
+            dirty: Changes::default(),
+            interrupted: None,
+            files_name: SubsystemName::new(FILES).ok(),
+        };
+        if let Some(name) = orchestrator.files_name.clone() {
+            orchestrator.add_sub(name, SubKind::Files, SubsystemOptions::default());
+        }
+        orchestrator
     }
-
-    // --- The machine.
 
     /// Where the machine is.
     #[must_use]
     pub fn status(&self) -> Status {
-        skeleton()
+        let transition = self.cycle.machine.and_then(|id| self.cycle.transitions.get(&id));
+        Status {
+            state: self.state,
+            transition: transition.map(|transition| transition.event),
+            undoing: transition.is_some_and(|transition| transition.mode == Mode::Undo),
+            departed: self.departed,
+        }
     }
+
     /// Completed live updates: counts up with every arrival.
     #[must_use]
     pub fn number(&self) -> u64 {
-        skeleton()
+        self.number
     }
+
     /// What the carrier can do.
     #[must_use]
     pub fn caps(&self) -> Caps {
-        skeleton()
+        self.caps
     }
+
     /// The limits.
     #[must_use]
     pub fn limits(&self) -> Limits {
-        skeleton()
+        self.ledger.limits
     }
+
     /// Changes the limits; what exceeds the new ones stays, and nothing is added to it.
     pub fn set_limits(&mut self, limits: Limits) {
-        skeleton()
+        self.ledger.limits = limits;
     }
+
     /// What a uid uses of its limits.
     #[must_use]
     pub fn usage(&self, uid: u32) -> Usage {
-        skeleton()
+        self.ledger.usage(uid)
     }
-
-    // --- Handlers and subsystems.
 
     /// Adds a handler; handlers are asked in this order.
     ///
     /// # Errors
     /// EEXIST where its `compatible` is taken, EINVAL or ENAMETOOLONG where it is no such string.
     pub fn register_handler(&mut self, handler: Arc<dyn Handler<F>>) -> Result<(), Error> {
-        skeleton()
+        self.handlers.register(handler)
     }
+
     /// Takes a handler out.
     ///
     /// # Errors
     /// ENOENT where there is none, EBUSY while a file uses it.
     pub fn unregister_handler(&mut self, compatible: &str) -> Result<(), Error> {
-        skeleton()
+        self.handlers.unregister(compatible)
     }
+
     /// The handlers, in the order in which they are asked.
     pub fn handlers(&self) -> impl Iterator<Item = &Arc<dyn Handler<F>>> {
-        core::iter::empty()
-    }
-    /// Adds a subsystem; subsystems are called in this order. Where boot data has arrived for
-    /// this name, a `boot` call follows ([`Notice::Booted`]). A participant of a restored record
-    /// that registers again goes on where it was.
-    ///
-    /// # Errors
-    /// EEXIST where the name is taken, EINVAL or ENAMETOOLONG where it is no such name, EBUSY
-    /// outside `normal` and `updated` or in a transition.
-    pub fn register_subsystem(
-        &mut self,
-        name: &str,
-        kind: SubsystemKind<F>,
-        options: SubsystemOptions,
-    ) -> Result<(), Error> {
-        skeleton()
-    }
-    /// Takes a subsystem out.
-    ///
-    /// # Errors
-    /// ENOENT where there is none, EBUSY outside `normal` and `updated`, in a transition, while a
-    /// call of it is in flight, and always for `files`.
-    pub fn unregister_subsystem(&mut self, name: &str) -> Result<(), Error> {
-        skeleton()
-    }
-    /// The participant is gone, in whatever state. Its pending calls fail with ENOTCONN (do not
-    /// complete them), and it is taken out as soon as that can be ([`Notice::Removed`]).
-    ///
-    /// # Errors
-    /// ENOENT where there is no participant of that name.
-    pub fn subsystem_gone(&mut self, name: &str) -> Result<(), Error> {
-        skeleton()
-    }
-    /// The subsystems, in registration order.
-    pub fn subsystems(&self) -> impl Iterator<Item = SubsystemInfo> + '_ {
-        core::iter::empty()
-    }
-    /// Data that arrived for subsystems, until `finish`, whether or not one is registered.
-    pub fn boot_data(&self) -> impl Iterator<Item = (&SubsystemName, u64)> {
-        core::iter::empty()
+        self.handlers.iter().map(|(_, entry)| &entry.handler)
     }
 
-    // --- Sessions.
-
-    /// Makes a session.
-    ///
-    /// # Errors
-    /// EEXIST where the name is taken, EINVAL or ENAMETOOLONG where it is no such name, ENOSPC over
-    /// the limit, EBUSY outside `normal` and `updated` or in a transition of the machine.
-    pub fn create_session(
-        &mut self,
-        name: &str,
-        owner: Owner,
-        policy: Policy,
-    ) -> Result<SessionId, Error> {
-        skeleton()
-    }
-    /// Removes a session with which no call is needed any more: its files are dropped.
-    ///
-    /// # Errors
-    /// ENOENT; EBUSY while something of it is prepared, frozen, incoming or in flight: use
-    /// [`release_session`](Self::release_session).
-    pub fn remove_session(&mut self, session: SessionId) -> Result<(), Error> {
-        skeleton()
-    }
-    /// Gives a session up, whatever state it is in: cancels what is prepared or frozen, finishes
-    /// what is incoming, and removes it. The [`Report`]'s event is `finish` where it was
-    /// `updated`, `cancel` elsewhere. A prepared machine goes on without it.
-    ///
-    /// # Errors
-    /// ENOENT; EBUSY while the machine is frozen or in transition, or something of the session is
-    /// in flight. In the report: EBUSY where `can_finish` of a file says no.
-    pub fn release_session(&mut self, session: SessionId) -> Result<TransitionId, Error> {
-        skeleton()
-    }
-    /// Changes how a session is kept.
-    ///
-    /// # Errors
-    /// ENOENT.
-    pub fn set_policy(&mut self, session: SessionId, policy: Policy) -> Result<(), Error> {
-        skeleton()
-    }
-    /// The session of that name.
-    #[must_use]
-    pub fn session_by_name(&self, name: &str) -> Option<SessionId> {
-        skeleton()
-    }
-    /// A session as it stands.
-    #[must_use]
-    pub fn session(&self, session: SessionId) -> Option<SessionInfo> {
-        skeleton()
-    }
-    /// All sessions, by id.
-    pub fn sessions(&self) -> impl Iterator<Item = SessionInfo> + '_ {
-        core::iter::empty()
-    }
-    /// The files of a session, by side and token. Empty where there is no such session.
-    pub fn files(&self, session: SessionId) -> impl Iterator<Item = FileInfo> + '_ {
-        core::iter::empty()
-    }
-    /// One file as it stands.
-    #[must_use]
-    pub fn file(&self, key: FileKey) -> Option<FileInfo> {
-        skeleton()
-    }
-    /// Another reference to a file that is held here: an outgoing one, or one retrieved.
-    #[must_use]
-    pub fn file_ref(&self, key: FileKey) -> Option<F> {
-        skeleton()
-    }
-
-    /// The owner has gone, at `now` in the driver's seconds: the session is unclaimed, and expires
-    /// as its policy says. What to do with [`OnClose::Release`] is up to the driver.
-    ///
-    /// # Errors
-    /// ENOENT.
-    pub fn owner_gone(&mut self, session: SessionId, now_seconds: u64) -> Result<(), Error> {
-        skeleton()
-    }
-    /// Somebody has claimed the session.
-    ///
-    /// # Errors
-    /// ENOENT.
-    pub fn owner_back(&mut self, session: SessionId) -> Result<(), Error> {
-        skeleton()
-    }
-    /// Unclaimed sessions whose time limit has passed at `now`, the longest overdue first.
-    #[must_use]
-    pub fn expired(&self, now_seconds: u64) -> Vec<SessionId> {
-        skeleton()
-    }
-    /// When the next unclaimed session expires, in the driver's seconds.
-    #[must_use]
-    pub fn next_expiry(&self) -> Option<u64> {
-        skeleton()
-    }
-    /// Bytes that stay in use because of all sessions.
-    #[must_use]
-    pub fn pinned(&self) -> u64 {
-        skeleton()
-    }
-
-    // --- Files.
-
-    /// Registers a file for the next live update; `None` assigns a token.
-    ///
-    /// # Errors
-    /// EBUSY outside `normal` and `updated`, in a transition, or where the same open file
-    /// description is already preserved; EEXIST where the token is taken; ENOENT where there is
-    /// no such session or no handler takes the file; ENOSPC over a limit.
-    pub fn preserve(
-        &mut self,
-        session: SessionId,
-        token: Option<Token>,
-        file: F,
-        criticality: Criticality,
-    ) -> Result<Token, Error> {
-        skeleton()
-    }
-    /// Takes an outgoing file out again.
-    ///
-    /// # Errors
-    /// ENOENT; EBUSY where it is prepared or frozen, or in a transition.
-    pub fn unpreserve(&mut self, session: SessionId, token: Token) -> Result<(), Error> {
-        skeleton()
-    }
-    /// Asks for an incoming file.
-    ///
-    /// # Errors
-    /// ENOENT no such session or token, EBUSY outside `updated` or while it is being finished.
-    pub fn retrieve(&mut self, session: SessionId, token: Token) -> Result<Retrieval<F>, Error> {
-        skeleton()
-    }
-    /// The owner has really got the file.
-    ///
-    /// # Errors
-    /// ENOENT; EBUSY where it has not been retrieved.
-    pub fn mark_reclaimed(&mut self, session: SessionId, token: Token) -> Result<(), Error> {
-        skeleton()
-    }
-
-    // --- The cycle.
-
-    /// Begins a transition. Its calls come from [`next_call`](Self::next_call), its end is a
-    /// [`Notice::Ended`]. `cancel` of a scope whose transition is going on stops and undoes that
-    /// one, and gives its id.
-    ///
-    /// # Errors
-    /// EBUSY where the state does not allow it or another transition is in the way; ENOENT no such
-    /// session or file; EINVAL where the event makes no sense for the scope.
-    pub fn begin(&mut self, scope: Scope, event: Event) -> Result<TransitionId, Error> {
-        skeleton()
-    }
-    /// As `begin` with [`Event::Finish`], with options.
-    ///
-    /// # Errors
-    /// As `begin`; EBUSY with the tokens where files are unclaimed and this is refused; ENOSPC
-    /// where what is carried exceeds a limit; EEXIST where a carried token is taken. In the
-    /// report: EBUSY where `can_finish` of a file says no, and nothing was finished.
-    pub fn finish(&mut self, scope: Scope, options: FinishOptions) -> Result<TransitionId, Error> {
-        skeleton()
-    }
-    /// As `begin(Scope::Machine, Event::Arrive)`, with the handover at hand instead of the one that
-    /// the carrier has committed.
-    ///
-    /// # Errors
-    /// EBUSY where the machine is not `normal` or has sessions; EINVAL where the handover is
-    /// damaged.
-    pub fn arrive(&mut self, handover: &[u8]) -> Result<TransitionId, Error> {
-        skeleton()
-    }
-    /// The next call that may run now. Ask until `None`, after everything that can start calls:
-    /// `begin`, `finish`, `arrive`, `release_session`, `retrieve`, `register_subsystem`,
-    /// `complete`, `resume`.
-    pub fn next_call(&mut self) -> Option<Call<F>> {
-        skeleton()
-    }
-    /// A call has ended.
-    ///
-    /// # Errors
-    /// ENOENT where no such call is in flight.
-    pub fn complete(&mut self, call: CallId, outcome: Outcome<F>) -> Result<(), Error> {
-        skeleton()
-    }
     /// What there is to tell. Ask until `None`, after the same as for `next_call`.
     pub fn take_notice(&mut self) -> Option<Notice> {
-        skeleton()
+        self.notices.pop_front()
     }
 
-    // --- Records.
+    /// Refuses with EBUSY where the machine is in a transition or between `prepare` and the end of
+    /// the update.
+    pub(crate) fn machine_at_rest(&self, what: &str) -> Result<(), Error> {
+        let status = self.status();
+        if let Some(event) = status.transition {
+            let reason = format!("cannot {what} while {event} is going on");
+            return Err(Error::new(Errno::Busy, reason).advise("try again when it has ended"));
+        }
+        match self.state {
+            State::Normal | State::Updated => Ok(()),
+            State::Prepared | State::Frozen => {
+                let reason = format!("cannot {what} while the machine is {}", self.state);
+                Err(Error::new(Errno::Busy, reason).advise("wait for the update, or cancel it"))
+            }
+        }
+    }
 
-    /// What changed since this was last asked.
-    pub fn take_dirty(&mut self) -> Dirty {
-        skeleton()
+    /// Where a file is, for errors and calls.
+    pub(crate) fn file_location(
+        &self,
+        session: SessionId,
+        token: Token,
+        handler: Option<HandlerId>,
+    ) -> Location {
+        Location {
+            subsystem: self.files_name.clone(),
+            session: self.sessions.peek(session).map(|s| (session, s.name.clone())),
+            token: Some(token),
+            ..self.handlers.location(handler)
+        }
     }
-    /// The machine's record.
-    #[must_use]
-    pub fn machine_record(&self) -> MachineRecord {
-        skeleton()
+
+    pub(crate) fn session_location(&self, session: SessionId) -> Location {
+        Location {
+            session: self.sessions.peek(session).map(|s| (session, s.name.clone())),
+            ..Location::default()
+        }
     }
-    /// A session's record.
-    #[must_use]
-    pub fn session_record(&self, session: SessionId) -> Option<SessionRecord> {
-        skeleton()
-    }
-    /// A file's record.
-    #[must_use]
-    pub fn file_record(&self, key: FileKey) -> Option<FileRecord> {
-        skeleton()
-    }
-    /// Takes the machine's record, first of all. Handlers and local subsystems are registered
-    /// before; a subsystem of the record that is not registered waits for its participant.
-    ///
-    /// # Errors
-    /// EBUSY where something was restored or begun already.
-    pub fn restore_machine(&mut self, record: MachineRecord) -> Result<(), Error> {
-        skeleton()
-    }
-    /// Takes a session's record.
-    ///
-    /// # Errors
-    /// EEXIST where the name or id is taken.
-    pub fn restore_session(&mut self, record: SessionRecord) -> Result<(), Error> {
-        skeleton()
-    }
-    /// Takes a file's record, with its descriptor where it has one: every outgoing file, and every
-    /// retrieved one. Where no handler has its string, the file is kept with that error.
-    ///
-    /// # Errors
-    /// ENOENT no such session, EEXIST the token is taken, EINVAL without its descriptor, EBUSY
-    /// where the same open file description is already there.
-    pub fn restore_file(&mut self, record: FileRecord, file: Option<F>) -> Result<(), Error> {
-        skeleton()
-    }
-    /// After the last record: undoes what was cut short. Its calls come from `next_call`.
-    pub fn resume(&mut self) -> Vec<TransitionId> {
-        skeleton()
+
+    /// Whether a cancel of `level` takes what was moved by `by`.
+    pub(crate) fn undoes(undo: crate::cycle::Undo, by: Level) -> bool {
+        match undo {
+            crate::cycle::Undo::All => true,
+            crate::cycle::Undo::Level(level) => level == by,
+        }
     }
 }

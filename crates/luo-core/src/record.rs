@@ -61,6 +61,8 @@ pub struct SubsystemRecord {
     pub state: State,
     /// Its data, while not `normal`.
     pub data: u64,
+    /// Handles kept for it.
+    pub kept: Vec<Handle>,
 }
 
 /// The state that a handler shares among its files.
@@ -140,8 +142,9 @@ pub struct FileRecord {
     pub state: State,
     /// Who brought it there.
     pub level: Level,
-    /// Its data; 0 in `normal`.
-    pub data: u64,
+    /// Its data; `None` of an incoming file whose record was damaged, or for which nothing was
+    /// kept.
+    pub data: Option<u64>,
     /// Handles kept for it.
     pub kept: Vec<Handle>,
     /// Of an incoming file, how far it was; `None` of an outgoing one.

@@ -1,0 +1,270 @@
+//! Running a call: the handler or subsystem is called, and what it keeps is noted.
+//!
+//! Invariants: whatever was kept for something that is not kept any more has been forgotten when
+//! `run` returns, whether or not the handler did so; nothing is forgotten or released twice, since
+//! its handle may be somebody else's by then.
+
+use alloc::{sync::Arc, vec::Vec};
+use core::cell::RefCell;
+
+use super::{Answer, Call, Outcome, Phase, Target, Task};
+use crate::{
+    Caps, Carrier, Errno, Failure, File, Handle, Handler, Keep, Recall, SharedState, tree,
+};
+
+/// A carrier that notes what is kept.
+struct Noted<'a, F> {
+    keep: &'a dyn Keep<F>,
+    kept: RefCell<Vec<Handle>>,
+}
+
+impl<'a, F> Noted<'a, F> {
+    fn new(keep: &'a dyn Keep<F>, kept: &[Handle]) -> Self {
+        Self { keep, kept: RefCell::new(kept.to_vec()) }
+    }
+
+    fn note(&self, handle: Handle) -> Handle {
+        self.kept.borrow_mut().push(handle);
+        handle
+    }
+
+    /// Forgets all that is noted and was not there before.
+    fn forget_all_but(self, before: &[Handle]) -> Vec<Handle> {
+        let mut kept = self.kept.into_inner();
+        kept.retain(|handle| {
+            let old = before.contains(handle);
+            if !old {
+                self.keep.forget(*handle);
+            }
+            old
+        });
+        kept
+    }
+}
+
+impl<F> Keep<F> for Noted<'_, F> {
+    fn caps(&self) -> Caps {
+        self.keep.caps()
+    }
+
+    fn keep_memory(&self, memory: &F, len: u64) -> Result<Handle, Failure> {
+        self.keep.keep_memory(memory, len).map(|handle| self.note(handle))
+    }
+
+    fn refresh_memory(&self, handle: Handle, memory: &F, len: u64) -> Result<(), Failure> {
+        self.keep.refresh_memory(handle, memory, len)
+    }
+
+    fn keep_bytes(&self, bytes: &[u8]) -> Result<Handle, Failure> {
+        self.keep.keep_bytes(bytes).map(|handle| self.note(handle))
+    }
+
+    fn keep_live(&self, file: &F) -> Result<Handle, Failure> {
+        self.keep.keep_live(file).map(|handle| self.note(handle))
+    }
+
+    fn forget(&self, handle: Handle) {
+        self.kept.borrow_mut().retain(|kept| *kept != handle);
+        self.keep.forget(handle);
+    }
+
+    fn progress(&self, done: u64, total: u64) -> Result<(), Failure> {
+        self.keep.progress(done, total)
+    }
+}
+
+/// A carrier that notes what is released of what was kept on this side.
+struct Released<'a, F> {
+    recall: &'a dyn Recall<F>,
+    kept: RefCell<Vec<Handle>>,
+}
+
+impl<'a, F> Released<'a, F> {
+    fn new(recall: &'a dyn Recall<F>, kept: &[Handle]) -> Self {
+        Self { recall, kept: RefCell::new(kept.to_vec()) }
+    }
+}
+
+impl<F> Recall<F> for Released<'_, F> {
+    fn caps(&self) -> Caps {
+        self.recall.caps()
+    }
+
+    fn memory(&self, handle: Handle) -> Result<F, Failure> {
+        self.recall.memory(handle)
+    }
+
+    fn bytes(&self, handle: Handle) -> Result<Vec<u8>, Failure> {
+        self.recall.bytes(handle)
+    }
+
+    fn live(&self, handle: Handle) -> Result<F, Failure> {
+        self.recall.live(handle)
+    }
+
+    fn release(&self, handle: Handle) {
+        self.kept.borrow_mut().retain(|kept| *kept != handle);
+        self.recall.release(handle);
+    }
+
+    fn progress(&self, done: u64, total: u64) -> Result<(), Failure> {
+        self.recall.progress(done, total)
+    }
+}
+
+/// Something that keeps: `prepare` and `freeze`.
+fn keeping<F: File>(
+    carrier: &dyn Carrier<F>,
+    before: &[Handle],
+    keep: impl FnOnce(&dyn Keep<F>) -> Result<u64, Failure>,
+) -> Outcome<F> {
+    let noted = Noted::new(carrier, before);
+    match keep(&noted) {
+        Ok(data) => Outcome {
+            result: Ok(Answer::Data(data)),
+            kept: Some(noted.kept.into_inner()),
+            late: false,
+        },
+        Err(failure) => {
+            let kept = noted.forget_all_but(before);
+            Outcome { result: Err(failure), kept: Some(kept), late: false }
+        }
+    }
+}
+
+/// Something that undoes: `cancel`.
+fn undoing<F: File>(
+    carrier: &dyn Carrier<F>,
+    kept: &[Handle],
+    undo: impl FnOnce(&dyn Keep<F>),
+) -> Outcome<F> {
+    let noted = Noted::new(carrier, kept);
+    undo(&noted);
+    noted.forget_all_but(&[]);
+    Outcome { result: Ok(Answer::Done), kept: Some(Vec::new()), late: false }
+}
+
+/// Something that recalls: `retrieve`, `can_finish`, `boot`.
+fn recalling<F: File>(
+    carrier: &dyn Carrier<F>,
+    kept: &[Handle],
+    recall: impl FnOnce(&dyn Recall<F>) -> Result<Answer<F>, Failure>,
+) -> Outcome<F> {
+    let released = Released::new(carrier, kept);
+    let result = recall(&released);
+    Outcome { result, kept: Some(released.kept.into_inner()), late: false }
+}
+
+/// Something that ends: `finish`.
+fn ending<F: File>(
+    carrier: &dyn Carrier<F>,
+    kept: &[Handle],
+    end: impl FnOnce(&dyn Recall<F>),
+) -> Outcome<F> {
+    let released = Released::new(carrier, kept);
+    end(&released);
+    for handle in released.kept.into_inner() {
+        carrier.release(handle);
+    }
+    Outcome { result: Ok(Answer::Done), kept: Some(Vec::new()), late: false }
+}
+
+fn cannot<F: File>(reason: &str) -> Outcome<F> {
+    Outcome::failed(Failure::new(Errno::OpNotSupp, reason))
+}
+
+/// The shared state that a handler had when it was registered.
+fn shared<F: File>(handler: &Arc<dyn Handler<F>>) -> Result<&dyn SharedState<F>, Failure> {
+    handler.shared().ok_or_else(|| {
+        Failure::new(Errno::Inval, "the handler had shared state when it was registered")
+    })
+}
+
+impl<F: File> Call<F> {
+    /// Runs the call through `carrier` and tells how it ended. It may block for as long as the
+    /// handler or subsystem takes. Run it once only.
+    ///
+    /// A [`CallKind::Remote`](super::CallKind::Remote) call cannot be run: it gives EOPNOTSUPP.
+    #[must_use]
+    pub fn run(&self, carrier: &dyn Carrier<F>) -> Outcome<F> {
+        match &self.target {
+            Target::Outgoing { handler, file, data, kept } => match (handler, self.phase) {
+                (Some(handler), Phase::Prepare) => {
+                    keeping(carrier, kept, |keep| handler.prepare(file, keep))
+                }
+                (Some(handler), Phase::Freeze) => {
+                    keeping(carrier, kept, |keep| handler.freeze(file, *data, keep))
+                }
+                (Some(handler), _) => {
+                    undoing(carrier, kept, |keep| handler.cancel(file, *data, keep))
+                }
+                (None, _) => undoing(carrier, kept, |_| {}),
+            },
+            Target::Incoming { handler, file, data, kept, reclaimed } => {
+                let Some(handler) = handler else { return ending(carrier, kept, |_| {}) };
+                match self.phase {
+                    Phase::Retrieve => recalling(carrier, kept, |recall| {
+                        handler.retrieve(*data, recall).map(Answer::File)
+                    }),
+                    Phase::CanFinish => recalling(carrier, kept, |recall| {
+                        Ok(Answer::May(handler.can_finish(file.as_ref(), *data, recall)))
+                    }),
+                    _ => ending(carrier, kept, |recall| {
+                        handler.finish(file.as_ref(), *data, *reclaimed, recall);
+                    }),
+                }
+            }
+            Target::Shared { handler, data, kept } => match (shared(handler), self.phase) {
+                (Err(failure), _) => Outcome::failed(failure),
+                (Ok(shared), Phase::Prepare) => keeping(carrier, kept, |keep| shared.prepare(keep)),
+                (Ok(shared), Phase::Freeze) => {
+                    keeping(carrier, kept, |keep| shared.freeze(*data, keep))
+                }
+                (Ok(shared), Phase::Retrieve) => recalling(carrier, kept, |recall| {
+                    shared.retrieve(*data, recall).map(|()| Answer::Done)
+                }),
+                (Ok(shared), Phase::Finish) => {
+                    ending(carrier, kept, |recall| shared.finish(*data, recall))
+                }
+                (Ok(shared), _) => undoing(carrier, kept, |keep| shared.cancel(*data, keep)),
+            },
+            Target::Local { subsystem, data, kept } => match self.phase {
+                Phase::Prepare => keeping(carrier, kept, |keep| subsystem.prepare(keep)),
+                Phase::Freeze => keeping(carrier, kept, |keep| subsystem.freeze(*data, keep)),
+                Phase::Boot => recalling(carrier, kept, |recall| {
+                    subsystem.boot(*data, recall).map(|()| Answer::Done)
+                }),
+                Phase::Finish => ending(carrier, kept, |recall| subsystem.finish(*data, recall)),
+                _ => undoing(carrier, kept, |keep| subsystem.cancel(*data, keep)),
+            },
+            Target::Remote => cannot("the call of a participant is answered by its driver"),
+            Target::Task(task) => self.run_task(task, carrier),
+        }
+    }
+
+    fn run_task(&self, task: &Task, carrier: &dyn Carrier<F>) -> Outcome<F> {
+        let result = match task {
+            Task::KeepTree(sessions) => tree::write_files(sessions)
+                .and_then(|blob| carrier.keep_bytes(&blob))
+                .map(|handle| Answer::Data(handle.0)),
+            Task::ForgetTree(handle) => {
+                carrier.forget(*handle);
+                Ok(Answer::Done)
+            }
+            Task::ReadTree(handle) => {
+                carrier.bytes(*handle).and_then(|blob| tree::read_files(&blob)).map(Answer::Files)
+            }
+            Task::ReleaseTree(handle) => {
+                carrier.release(*handle);
+                Ok(Answer::Done)
+            }
+            Task::Find => carrier.committed().map(Answer::Handover),
+            Task::Commit(handover) => match handover {
+                Ok(handover) => carrier.commit(handover).map(|()| Answer::Done),
+                Err(reason) => Err(Failure::new(Errno::Inval, reason.as_str())),
+            },
+            Task::Retire => carrier.retire().map(|()| Answer::Done),
+        };
+        Outcome { result, kept: None, late: false }
+    }
+}

@@ -1,0 +1,442 @@
+//! From stages to units: what is to be done, as things stand when a stage starts.
+//!
+//! Invariants:
+//! - Files are taken in the order of session and token, and in reverse for `cancel`.
+//! - A unit for something whose earlier, late call has not returned is refused with EBUSY: nothing
+//!   is ever called twice at once.
+
+use alloc::{collections::BTreeSet, vec::Vec};
+
+use crate::{
+    Errno, Error, Failure, File, Level, Orchestrator, Phase, Scope, SessionId, State, Token,
+    TransitionId,
+    cycle::{FileStep, Job, Mode, SharedStage, SharedStep, Stage, SubStep, TreeStep, Undo, Unit},
+    registry::{HandlerId, SharedRetrieval, unknown_handler},
+    table::Arrival,
+};
+
+impl<F: File> Orchestrator<F> {
+    /// Starts a stage.
+    pub(crate) fn expand(&mut self, id: TransitionId, stage: Stage) {
+        let Some(transition) = self.cycle.transitions.get_mut(&id) else { return };
+        // A guard, so that a unit that is settled at once does not end the stage.
+        transition.pending = 1;
+        let (scope, level) = (transition.scope, transition.level());
+        let units = match stage {
+            Stage::Shared(stage) => self.shared_units(scope, stage),
+            Stage::Files(step) => self.file_units(scope, step, level),
+            Stage::CancelFiles(undo) => self.cancel_units(scope, undo),
+            Stage::CancelLeftOut => core::mem::take(&mut transition.to_cancel),
+            Stage::Subsystems(ids, step) => {
+                ids.into_iter().map(|id| Unit::Subsystem(id, step)).collect()
+            }
+            Stage::Tree(step) => alloc::vec![Unit::Tree(step)],
+            Stage::Handover(step) => alloc::vec![Unit::Handover(step)],
+            Stage::CommitToFinish => {
+                self.commit_to_finish(id);
+                Vec::new()
+            }
+        };
+        for unit in units {
+            let Some(transition) = self.cycle.transitions.get_mut(&id) else { return };
+            if transition.failure.is_some() && transition.mode == Mode::Forward {
+                break;
+            }
+            transition.pending += 1;
+            self.start(Job { owner: Some(id), unit });
+        }
+        self.cycle.settled(Some(id));
+    }
+
+    /// The sessions of a scope.
+    pub(crate) fn scope_sessions(&self, scope: Scope) -> Vec<SessionId> {
+        match scope {
+            Scope::Machine => self.sessions.iter().map(|(id, _)| id).collect(),
+            Scope::Session(session) | Scope::File(session, _) => alloc::vec![session],
+        }
+    }
+
+    fn in_scope(scope: Scope, token: Token) -> bool {
+        !matches!(scope, Scope::File(_, only) if only != token)
+    }
+
+    fn file_units(&mut self, scope: Scope, step: FileStep, level: Level) -> Vec<Unit> {
+        let mut units = Vec::new();
+        for id in self.scope_sessions(scope) {
+            let Some(session) = self.sessions.peek_mut(id) else { continue };
+            match step {
+                FileStep::Prepare => {
+                    units.extend(
+                        session
+                            .outgoing
+                            .iter()
+                            .filter(|(token, f)| {
+                                Self::in_scope(scope, **token)
+                                    && (f.state == State::Normal || f.doomed)
+                            })
+                            .map(|(token, _)| Unit::File(id, *token, step)),
+                    );
+                }
+                FileStep::Freeze => {
+                    // From here on this level answers for them: if it fails, it cancels them.
+                    if session.state == State::Prepared && level > Level::File {
+                        session.level = level;
+                    }
+                    for (token, file) in &mut session.outgoing {
+                        if Self::in_scope(scope, *token)
+                            && file.state == State::Prepared
+                            && !file.doomed
+                        {
+                            file.level = level;
+                            units.push(Unit::File(id, *token, step));
+                        }
+                    }
+                }
+                FileStep::Retrieve | FileStep::CanFinish | FileStep::Finish => {
+                    units.extend(
+                        session
+                            .incoming
+                            .iter()
+                            .filter(|(token, _)| Self::in_scope(scope, **token))
+                            .filter(|(_, f)| {
+                                step != FileStep::Retrieve || matches!(f.arrival, Arrival::Waiting)
+                            })
+                            .map(|(token, _)| Unit::File(id, *token, step)),
+                    );
+                }
+                FileStep::Cancel => {}
+            }
+        }
+        units
+    }
+
+    fn cancel_units(&mut self, scope: Scope, undo: Undo) -> Vec<Unit> {
+        let mut units = Vec::new();
+        for id in self.scope_sessions(scope).into_iter().rev() {
+            let Some(session) = self.sessions.peek_mut(id) else { continue };
+            for (token, file) in session.outgoing.iter_mut().rev() {
+                if !Self::in_scope(scope, *token) {
+                    continue;
+                }
+                if file.state != State::Normal && Self::undoes(undo, file.level) {
+                    units.push(Unit::File(id, *token, FileStep::Cancel));
+                } else if file.state == State::Normal && file.call.is_none() && file.holds_shared {
+                    // It was to be prepared and never was.
+                    file.holds_shared = false;
+                    if let Some(shared) = file.handler.and_then(|h| self.handlers.shared(h)) {
+                        shared.outgoing = shared.outgoing.saturating_sub(1);
+                    }
+                }
+            }
+        }
+        units
+    }
+
+    fn shared_units(&mut self, scope: Scope, stage: SharedStage) -> Vec<Unit> {
+        let some = match stage {
+            SharedStage::Prepare => self.shared_of_files(scope, true),
+            SharedStage::Freeze { .. } if scope != Scope::Machine => {
+                self.shared_of_files(scope, false)
+            }
+            SharedStage::Freeze { .. } | SharedStage::Drop => {
+                self.handlers.iter().filter(|(_, e)| e.shared.is_some()).map(|(id, _)| id).collect()
+            }
+        };
+        let step = match stage {
+            SharedStage::Prepare => SharedStep::Prepare,
+            SharedStage::Freeze { force } => SharedStep::Freeze { force },
+            SharedStage::Drop => SharedStep::Drop,
+        };
+        some.into_iter().map(|id| Unit::Shared(id, step)).collect()
+    }
+
+    /// The handlers with shared state among the files that are to be prepared, or that are frozen.
+    /// Those to be prepared begin to hang on it here, so that nobody drops it under them.
+    fn shared_of_files(&mut self, scope: Scope, prepare: bool) -> BTreeSet<HandlerId> {
+        let mut handlers = BTreeSet::new();
+        if !self.handlers.iter().any(|(_, entry)| entry.shared.is_some()) {
+            return handlers;
+        }
+        let wanted = if prepare { State::Normal } else { State::Frozen };
+        for id in self.scope_sessions(scope) {
+            let Some(session) = self.sessions.peek_mut(id) else { continue };
+            for (token, file) in &mut session.outgoing {
+                let Some(handler) = file.handler else { continue };
+                let idle = file.call.is_none() && !file.doomed;
+                if !Self::in_scope(scope, *token) || file.state != wanted || !idle {
+                    continue;
+                }
+                let Some(shared) = self.handlers.shared(handler) else { continue };
+                if prepare && !file.holds_shared {
+                    file.holds_shared = true;
+                    shared.outgoing += 1;
+                    shared.frozen = false;
+                }
+                handlers.insert(handler);
+            }
+        }
+        handlers
+    }
+
+    /// Starts a unit: queues its call, or settles it at once, or lets it wait for another call.
+    pub(crate) fn start(&mut self, job: Job) {
+        match job.unit {
+            Unit::File(session, token, step) => self.start_file(job, session, token, step),
+            Unit::Shared(handler, step) => self.start_shared(job, handler, step),
+            Unit::Subsystem(id, step) => {
+                let boot = self
+                    .subsystems
+                    .iter()
+                    .find(|sub| sub.id == id)
+                    .and_then(|sub| self.boot.get(&sub.name).copied());
+                let Some(sub) = self.sub(id) else { return self.cycle.settled(job.owner) };
+                if step == SubStep::Boot
+                    && let Some(data) = boot
+                {
+                    sub.data = data;
+                }
+                let undoing = job.owner.is_none() && step == SubStep::Cancel;
+                let late = sub.call.is_some() || sub.doomed;
+                match step {
+                    _ if undoing => self.cycle.queue.push_back(job),
+                    SubStep::Prepare if late => self.settle(job, Err(not_returned()), None),
+                    // What is late is undone when it returns, and takes no part until then.
+                    SubStep::Freeze | SubStep::Cancel if late => self.cycle.settled(job.owner),
+                    _ if Self::takes_part(sub.state, step, boot.is_some()) => {
+                        self.cycle.queue.push_back(job);
+                    }
+                    _ => self.cycle.settled(job.owner),
+                }
+            }
+            Unit::Tree(step) => {
+                let data = self.files_name.as_ref().is_some_and(|n| self.boot.contains_key(n));
+                let Some(files) = self.files_sub() else { return self.cycle.settled(job.owner) };
+                let wanted = match step {
+                    TreeStep::Keep => true,
+                    TreeStep::Read => data,
+                    TreeStep::Forget => files.state == State::Frozen,
+                    TreeStep::ForgetStray => !files.kept.is_empty(),
+                    TreeStep::Release => files.state == State::Updated,
+                };
+                if !wanted {
+                    self.cycle.settled(job.owner);
+                } else if step == TreeStep::Keep && files.call.is_some() {
+                    self.settle(job, Err(not_returned()), None);
+                } else {
+                    self.cycle.queue.push_back(job);
+                }
+            }
+            Unit::Handover(_) => self.cycle.queue.push_back(job),
+        }
+    }
+
+    fn start_file(&mut self, job: Job, session: SessionId, token: Token, step: FileStep) {
+        match step {
+            FileStep::Prepare | FileStep::Freeze | FileStep::Cancel => {
+                self.start_outgoing(job, session, token, step);
+            }
+            FileStep::Retrieve => self.start_retrieve(job, session, token),
+            FileStep::CanFinish | FileStep::Finish => {
+                let Some(file) = self.sessions.incoming(session, token) else {
+                    return self.cycle.settled(job.owner);
+                };
+                if file.call.is_some() && step == FileStep::CanFinish {
+                    return self.settle(job, Err(not_returned()), None);
+                }
+                // Without a handler or data there is nobody to ask.
+                let call = match step {
+                    FileStep::CanFinish => file.handler.is_some() && file.data.is_some(),
+                    _ => (file.handler.is_some() && file.data.is_some()) || !file.kept.is_empty(),
+                };
+                if call {
+                    self.cycle.queue.push_back(job);
+                } else if step == FileStep::CanFinish {
+                    self.cycle.settled(job.owner);
+                } else {
+                    self.settle(job, Ok(crate::call::Answer::Done), None);
+                }
+            }
+        }
+    }
+
+    fn start_outgoing(&mut self, job: Job, session: SessionId, token: Token, step: FileStep) {
+        let Some(file) = self.sessions.outgoing(session, token) else {
+            return self.cycle.settled(job.owner);
+        };
+        let undoing = job.owner.is_none() && step == FileStep::Cancel;
+        if (file.call.is_some() || file.doomed) && !undoing {
+            if step == FileStep::Cancel {
+                // It is undone when its late call returns.
+                file.doomed = true;
+                return self.cycle.settled(job.owner);
+            }
+            return self.settle(job, Err(not_returned()), None);
+        }
+        let Some(handler) = file.handler else {
+            if step == FileStep::Cancel {
+                return self.cycle.queue.push_back(job);
+            }
+            let failure = unknown_handler(&file.compatible);
+            return self.settle(job, Err(failure), None);
+        };
+        if step == FileStep::Prepare
+            && let Some(shared) = self.handlers.shared(handler)
+            && shared.data.is_none()
+        {
+            let error = shared.failed.clone();
+            let location = self.file_location(session, token, Some(handler));
+            let error = match error {
+                Some(error) => error.hitting(location),
+                None => Error::new(Errno::Busy, "the handler's shared state is not held")
+                    .in_phase(Phase::Prepare)
+                    .at(location),
+            };
+            return self.settle_error(job, error);
+        }
+        self.cycle.queue.push_back(job);
+    }
+
+    /// Before the first retrieval of a handler's file comes the one of its shared state.
+    fn start_retrieve(&mut self, job: Job, session: SessionId, token: Token) {
+        let Some(file) = self.sessions.incoming(session, token) else {
+            return self.cycle.settled(job.owner);
+        };
+        file.arrival = Arrival::Retrieving;
+        let (Some(handler), Some(_)) = (file.handler, file.data) else {
+            let failure = unknown_handler(&file.compatible);
+            return self.settle(job, Err(failure), None);
+        };
+        let Some(shared) = self.handlers.shared(handler) else {
+            return self.cycle.queue.push_back(job);
+        };
+        match &shared.retrieval {
+            SharedRetrieval::Yes => self.cycle.queue.push_back(job),
+            SharedRetrieval::Failed(error) => {
+                let error = error.clone();
+                let location = self.file_location(session, token, Some(handler));
+                self.settle_error(job, error.hitting(location));
+            }
+            // Nothing arrived for it: the other side's handler shared nothing.
+            SharedRetrieval::No if shared.data.is_none() && !shared.busy => {
+                self.cycle.queue.push_back(job);
+            }
+            SharedRetrieval::No if shared.late => self.settle(job, Err(not_returned()), None),
+            SharedRetrieval::No => {
+                shared.waiters.push(job);
+                if !shared.busy {
+                    let unit = Unit::Shared(handler, SharedStep::Retrieve);
+                    self.start_shared(Job { owner: None, unit }, handler, SharedStep::Retrieve);
+                }
+            }
+        }
+    }
+
+    fn start_shared(&mut self, job: Job, handler: HandlerId, step: SharedStep) {
+        let Some(shared) = self.handlers.shared(handler) else {
+            return self.cycle.settled(job.owner);
+        };
+        if step == SharedStep::Prepare && !shared.busy && shared.data.is_none() {
+            shared.failed = None;
+        }
+        let needed = match step {
+            SharedStep::Prepare => shared.data.is_none() && shared.outgoing > 0,
+            SharedStep::Freeze { force } => {
+                shared.data.is_some()
+                    && !shared.frozen
+                    && shared.outgoing > 0
+                    && (force || shared.frozen_files == shared.outgoing)
+            }
+            SharedStep::Drop => shared.data.is_some() && shared.users() == 0 && !shared.busy,
+            SharedStep::Retrieve => {
+                shared.data.is_some() && matches!(shared.retrieval, SharedRetrieval::No)
+            }
+        };
+        if shared.late && step != SharedStep::Drop && (needed || step == SharedStep::Prepare) {
+            return self.settle(job, Err(not_returned()), None);
+        }
+        if shared.busy && step != SharedStep::Drop {
+            return shared.waiters.push(job);
+        }
+        if !needed {
+            return self.cycle.settled(job.owner);
+        }
+        shared.busy = true;
+        self.cycle.queue.push_back(job);
+    }
+
+    /// A required call failed, or somebody cancelled: nothing more of the transition is started.
+    pub(crate) fn fail(&mut self, id: Option<TransitionId>, error: Error) {
+        let Some(transition) = self.cycle.get(id) else { return };
+        if transition.mode != Mode::Forward {
+            return transition.left_out.push(error);
+        }
+        if transition.failure.is_some() {
+            return transition.left_out.push(error);
+        }
+        transition.failure = Some(error);
+        self.withdraw(id);
+    }
+
+    /// Takes back what a transition has queued.
+    fn withdraw(&mut self, id: Option<TransitionId>) {
+        let mut withdrawn = Vec::new();
+        self.cycle.queue.retain(|job| {
+            let mine = job.owner == id;
+            if mine {
+                withdrawn.push(*job);
+            }
+            !mine
+        });
+        let mut freed = Vec::new();
+        for job in &withdrawn {
+            if let Unit::Shared(handler, _) = job.unit
+                && let Some(shared) = self.handlers.shared(handler)
+            {
+                shared.busy = false;
+                freed.push(handler);
+            }
+        }
+        for (_, entry) in self.handlers.iter_mut() {
+            if let Some(shared) = &mut entry.shared {
+                shared.waiters.retain(|job| {
+                    let mine = job.owner == id;
+                    if mine {
+                        withdrawn.push(*job);
+                    }
+                    !mine
+                });
+            }
+        }
+        for job in withdrawn {
+            if let Unit::File(session, token, FileStep::Retrieve) = job.unit
+                && let Some(file) = self.sessions.incoming(session, token)
+            {
+                file.arrival = Arrival::Waiting;
+            }
+            self.cycle.settled(job.owner);
+        }
+        // Whoever waited for a call that will not be made now makes it.
+        for handler in freed {
+            self.restart_waiters(handler);
+        }
+        if let Some(transition) = self.cycle.get(id)
+            && transition.pending == 0
+            && let Some(id) = id
+        {
+            self.cycle.wake.push_back(id);
+        }
+    }
+
+    /// A shared state's call has ended: what waited for it goes on.
+    pub(crate) fn restart_waiters(&mut self, handler: HandlerId) {
+        let waiters = self.handlers.shared(handler).map(|s| core::mem::take(&mut s.waiters));
+        for job in waiters.unwrap_or_default() {
+            self.start(job);
+        }
+    }
+}
+
+/// The refusal of a call while an earlier one has not returned.
+pub(crate) fn not_returned() -> Failure {
+    Failure::new(Errno::Busy, "an earlier call that was late has not returned")
+}

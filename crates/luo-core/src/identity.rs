@@ -1,0 +1,87 @@
+//! Which open file descriptions are preserved, and where.
+//!
+//! Invariants: at most one entry for one open file description, or for one identity that a handler
+//! gave. One ordered map serves both the hash of the kernel's design and its search within equal
+//! identities: files are compared by their identities first and by [`File::order`] only where
+//! these are equal, so a search costs O(log n) and growth never moves what is already there.
+
+use alloc::collections::{BTreeMap, btree_map};
+use core::cmp::Ordering;
+
+use crate::{File, Identity, SessionId, Token, registry::HandlerId};
+
+/// What tells one preserved thing from another.
+#[derive(Clone)]
+pub(crate) enum Key<F> {
+    /// The host's identity, and the file to settle what it leaves open.
+    Host(Identity, F),
+    /// A handler's own: equal means the same.
+    Own(HandlerId, Identity),
+}
+
+impl<F: File> Key<F> {
+    pub(crate) fn of(file: &F, handler: HandlerId, own: Option<Identity>) -> Self {
+        match own {
+            Some(identity) => Self::Own(handler, identity),
+            None => Self::Host(file.identity(), file.clone()),
+        }
+    }
+}
+
+impl<F: File> Ord for Key<F> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (self, other) {
+            (Self::Host(a, file), Self::Host(b, other)) => a.cmp(b).then_with(|| file.order(other)),
+            (Self::Own(a, x), Self::Own(b, y)) => (a, x).cmp(&(b, y)),
+            (Self::Host(..), Self::Own(..)) => Ordering::Less,
+            (Self::Own(..), Self::Host(..)) => Ordering::Greater,
+        }
+    }
+}
+
+impl<F: File> PartialOrd for Key<F> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<F: File> PartialEq for Key<F> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl<F: File> Eq for Key<F> {}
+
+/// Where something is preserved.
+pub(crate) type Place = (SessionId, Token);
+
+/// Where something is not preserved yet.
+pub(crate) type Vacancy<'a, F> = btree_map::VacantEntry<'a, Key<F>, Place>;
+
+/// Everything that is preserved, by what it is.
+pub(crate) struct Index<F> {
+    map: BTreeMap<Key<F>, Place>,
+}
+
+impl<F: File> Index<F> {
+    pub(crate) const fn new() -> Self {
+        Self { map: BTreeMap::new() }
+    }
+
+    /// The place for a key, or where the thing already is.
+    pub(crate) fn vacancy(&mut self, key: Key<F>) -> Result<Vacancy<'_, F>, Place> {
+        match self.map.entry(key) {
+            btree_map::Entry::Vacant(vacant) => Ok(vacant),
+            btree_map::Entry::Occupied(there) => Err(*there.get()),
+        }
+    }
+
+    pub(crate) fn find(&self, key: &Key<F>) -> Option<Place> {
+        self.map.get(key).copied()
+    }
+
+    pub(crate) fn remove(&mut self, key: &Key<F>) {
+        self.map.remove(key);
+    }
+}
