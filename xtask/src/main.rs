@@ -1,2 +1,65 @@
-//! Placeholder.
-fn main() {}
+//! The workspace's own tool: `cargo xtask test`, `bench`, `dist`.
+//!
+//! One module a subcommand. A new one is a module with `Args` and `run`, a variant of [`Command`]
+//! and a line in [`main`]. What several of them need is in [`failure`], [`proc`] and
+//! [`workspace`].
+//!
+//! Invariants:
+//! - A subcommand changes nothing outside `target/` and `dist/`, but for two: `test` installs
+//!   missing tools on Debian as root (`--no-install` forbids it), `bench` writes
+//!   `docs/benchmarks.md`.
+//! - What could not be run is named, with the reason; it never counts as passed.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+mod bench;
+mod deny;
+mod dist;
+mod docs;
+mod failure;
+mod packaging;
+mod proc;
+mod test;
+mod workspace;
+
+/// The workspace's own tool.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run every test and check that this machine can run; say what it cannot.
+    Test(test::Args),
+    /// Measure, each figure beside its limit or peer, and write docs/benchmarks.md.
+    Bench(bench::Args),
+    /// Build the release tarball into dist/.
+    Dist(dist::Args),
+    /// A part that a benchmark runs as a process of its own.
+    #[command(hide = true)]
+    Helper(bench::helper::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = Workspace::find().and_then(|workspace| match cli.command {
+        Command::Test(args) => test::run(&workspace, &args),
+        Command::Bench(args) => bench::run(&workspace, &args),
+        Command::Dist(args) => dist::run(&workspace, &args),
+        Command::Helper(args) => bench::helper::run(&args),
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            eprintln!("error: {}", failed.chain());
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,10 @@
-//! Placeholder of the workspace's first commit.
+//! luo's carriers, one module a carrier, and the host's file type that they carry.
+//!
+//! Invariants: a carrier knows nothing of the daemon: where it keeps things is behind a small
+//! trait of its own.
+
+mod host;
+pub mod keeper;
+
+pub use host::{HostFile, MemoryKind};
+pub use keeper::{KeeperCarrier, Slot, Slots};

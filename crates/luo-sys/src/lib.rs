@@ -1,1 +1,14 @@
-//! Placeholder of the workspace's first commit.
+//! The system calls that luo needs and rustix lacks; the only crate of luo with `unsafe`.
+//!
+//! Invariants: every function here is safe to call with any argument; each `unsafe` block proves
+//! why. A descriptor is owned by exactly one [`OwnedFd`](std::os::fd::OwnedFd) and close-on-exec.
+
+mod description;
+mod inherit;
+mod mapping;
+mod signals;
+
+pub use description::{order_descriptions, same_description};
+pub use inherit::{adopt, adopt_stdin, close_on_exec};
+pub use mapping::{Memory, MemoryError};
+pub use signals::{Signals, blocked};

@@ -1,0 +1,111 @@
+//! What can go wrong for a client, and what to do about it.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::protocol;
+use crate::wire::WireError;
+
+/// A call to luod failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No luod listens there.
+    #[error("no luod at {}: {source}; start it, or name its socket in LUO_SOCKET", socket.display())]
+    Unavailable {
+        /// The socket that was tried.
+        socket: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Nothing came in time. Whether the request took effect is not known.
+    #[error("luod did not answer {method} within {} ms", deadline.as_millis())]
+    DeadlineExceeded {
+        /// The method that was called.
+        method: String,
+        /// How long was waited.
+        deadline: Duration,
+        /// What happened last, where something did.
+        source: Option<Box<Error>>,
+    },
+    /// luod refused the request.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The session is gone: it was released, or luod was stopped for good.
+    #[error("the session is gone: luod has ended it or was stopped")]
+    SessionGone,
+    /// luod holds everything but cannot serve.
+    #[error("luod cannot serve: {reason}")]
+    WorkerFailed {
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// luod said something that this version does not understand.
+    #[error(
+        "luod's answer to {method} cannot be understood: {reason}; are both of the same version?"
+    )]
+    Protocol {
+        /// The method that was called.
+        method: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The connection cannot be read.
+    #[error("the connection to luod failed: {0}")]
+    Wire(#[from] WireError),
+    /// A system call failed on this side.
+    #[error("{doing}: {source}")]
+    System {
+        /// What was tried.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// The kernel ABI's name for the error, where luod refused the request.
+    #[must_use]
+    pub fn errno(&self) -> Option<&str> {
+        match self {
+            Self::Refused(refusal) => Some(&refusal.errno),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn system(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { doing, source }
+    }
+}
+
+/// luod refused a request, or one file of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason} ({errno})")]
+pub struct Refusal {
+    /// The kernel ABI's name for it, `EBUSY` for example.
+    pub errno: String,
+    /// A sentence a person understands.
+    pub reason: String,
+    /// The file it is about.
+    pub token: Option<u64>,
+    /// Where it happened, in more detail, where luod told.
+    pub failure: Option<Box<protocol::Failure>>,
+}
+
+impl From<protocol::Failure> for Refusal {
+    fn from(failure: protocol::Failure) -> Self {
+        Self {
+            errno: failure.errno.clone(),
+            reason: failure.reason.clone(),
+            token: failure.token,
+            failure: Some(Box::new(failure)),
+        }
+    }
+}
+
+impl From<protocol::Refused> for Refusal {
+    fn from(refused: protocol::Refused) -> Self {
+        Self { errno: refused.errno, reason: refused.reason, token: refused.token, failure: None }
+    }
+}

@@ -1,0 +1,693 @@
+//! The keeper: the parent process of luod's worker, which holds what must outlive it.
+//!
+//! ```text
+//!            spawn          READY
+//!   (none) ────────→ started ────→ serving ──UPGRADE──→ serving + candidate ──→ (see upgrade.rs)
+//!     ↑                 │             │
+//!     │   back-off      │  it dies    │
+//!     ├─────────────────┴─────────────┘
+//!     │ SIGHUP
+//!   failed   five quick deaths: connections are accepted and answered with an error
+//! ```
+//!
+//! Invariants:
+//! - Nothing here waits for a worker, and nothing grows with what a worker sends beyond the
+//!   [`Limits`]: the only place where the process sleeps is one `poll`.
+//! - There is no parser: messages are structs of fixed layout, records are never looked into.
+//! - A worker owns nothing: it may die, or be killed, after any instruction. What was acknowledged
+//!   to it is held; a batch that was not complete is dropped.
+//! - One thread: no lock, no other `execve` or `fork` at the same time.
+
+mod carry;
+mod peer;
+mod process;
+mod slots;
+mod upgrade;
+pub(crate) mod wire;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use luo_abi::keeper::{Message, Role, flag, op};
+use luo_sys::Signals;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, SocketFlags, accept_with, send};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+
+use peer::{Breach, Peer};
+use process::Process;
+use slots::Slots;
+use upgrade::{Exec, Upgrade};
+use wire::{Received, Scratch};
+
+pub use carry::{StateError, check};
+pub use slots::Limits;
+
+/// What a client reads that connects while no worker can be started.
+const WORKER_FAILED: &[u8] =
+    b"{\"error\":\"io.luo.WorkerFailed\",\"parameters\":{\"reason\":\"the \
+    worker of luod dies at once, again and again; what was preserved is held; see the log of \
+    luod, and send SIGHUP to the keeper to try again\"}}\0";
+/// Descriptors that are left to the keeper itself, a message on its way in included.
+const RESERVED_FDS: usize = 2 * luo_abi::keeper::MAX_FDS + 64;
+/// So many messages of one worker are taken before others have their turn.
+const TURN: usize = 32;
+/// A worker that has closed its socket ends so soon by itself, or is killed.
+const CLOSING: Duration = Duration::from_secs(1);
+/// The signals that the keeper acts on.
+const SIGNALS: [i32; 3] = [Signal::TERM.as_raw(), Signal::INT.as_raw(), Signal::HUP.as_raw()];
+
+/// How long the keeper waits for what.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// A worker that is not ready so long after its start counts as dead.
+    pub ready: Duration,
+    /// A worker that dies later than this after it was ready did not die quickly.
+    pub settled: Duration,
+    /// The pause before the second restart after quick deaths (the first has none); it doubles
+    /// with every further one.
+    pub backoff: Duration,
+    /// The longest pause.
+    pub backoff_max: Duration,
+    /// So many quick deaths in a row are the end state.
+    pub deaths: u32,
+    /// For each step of an upgrade that the other side has to answer: QUIESCED, the second READY,
+    /// and the old worker's exit. (The candidate's first READY has the upgrade's own deadline.)
+    pub step: Duration,
+    /// For the worker's exit after SIGTERM, before it is killed.
+    pub stop: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            ready: Duration::from_secs(30),
+            settled: Duration::from_secs(1),
+            backoff: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(5),
+            deaths: 5,
+            step: Duration::from_secs(10),
+            stop: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What a keeper is started with. All parsing has been done by then.
+#[derive(Debug)]
+pub struct Settings {
+    /// The program of the worker (and, with other arguments, of the next keeper): opened once at
+    /// the start, so that a restart after a death is not an upgrade. `/proc/self/exe` is right.
+    pub program: PathBuf,
+    /// Arguments that make it a worker.
+    pub worker: Vec<OsString>,
+    /// Arguments that make it [`check`] a state on its standard input.
+    pub check: Vec<OsString>,
+    /// Arguments that make it a keeper which [`resume`]s; the number of the state's descriptor is
+    /// appended.
+    pub resume: Vec<OsString>,
+    /// Bound sockets, given to every worker in this order; up to 253. (A resumed keeper has those
+    /// of the keeper before, and ignores these.)
+    pub listeners: Vec<OwnedFd>,
+    /// The most it holds.
+    pub limits: Limits,
+    /// Its deadlines.
+    pub timing: Timing,
+}
+
+/// Why a keeper could not begin or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The worker's program.
+    #[error("cannot open the worker's program {path}: {source}")]
+    Program {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Too many listeners.
+    #[error("{0} listening sockets are more than the {max} that fit into a message", max = luo_abi::keeper::MAX_FDS)]
+    Listeners(usize),
+    /// RLIMIT_NOFILE.
+    #[error(
+        "the limit of open files is {0}, and the keeper itself needs {RESERVED_FDS}: raise LimitNOFILE="
+    )]
+    OpenFiles(u64),
+    /// Signals, `poll`, and what else the kernel refused.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// What the keeper before has left.
+    #[error("cannot take over from the keeper before: {0}")]
+    State(#[from] StateError),
+}
+
+/// Keeps until SIGTERM or SIGINT; then the worker has been stopped, and what was held is closed
+/// with this process.
+///
+/// # Errors
+/// [`Error`], before anything is held, or when the kernel refuses what cannot be done without.
+pub fn run(settings: Settings) -> Result<(), Error> {
+    let path = &settings.program;
+    let program = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| Error::Program { path: path.clone(), source: error.into() })?;
+    if settings.listeners.len() > luo_abi::keeper::MAX_FDS {
+        return Err(Error::Listeners(settings.listeners.len()));
+    }
+    Keeper::new(settings, program)?.keep()
+}
+
+/// Goes on where the keeper before has called `execve`: `state` is the descriptor's number that it
+/// has appended to [`Settings::resume`]. To be called before anything else opens descriptors.
+///
+/// # Errors
+/// As [`run`], and [`Error::State`].
+pub fn resume(mut settings: Settings, state: i32) -> Result<(), Error> {
+    let carried = carry::adopt(state)?;
+    settings.listeners = carried.listeners;
+    let mut keeper = Keeper::new(settings, carried.program)?;
+    keeper.incarnation = carried.incarnation;
+    keeper.worker = carried.worker;
+    for (key, slot) in carried.slots {
+        keeper.slots.insert(key, slot);
+    }
+    log(&format!(
+        "took over {} slots with {} descriptors from the keeper before",
+        keeper.slots.len(),
+        keeper.slots.fds(),
+    ));
+    keeper.upgraded(carried.upgraded, "");
+    keeper.keep()
+}
+
+struct Keeper {
+    settings: Settings,
+    program: OwnedFd,
+    signals: Signals,
+    slots: Slots,
+    worker: Option<Peer>,
+    upgrade: Option<Upgrade>,
+    exec: Option<Exec>,
+    /// A worker that was replaced, and when it is killed.
+    retiring: Option<(Peer, Instant)>,
+    /// Children that were killed and have not ended yet.
+    dying: Vec<Process>,
+    incarnation: u64,
+    /// Quick deaths in a row.
+    deaths: u32,
+    /// When the next worker is started, where there is none.
+    start: Option<Instant>,
+    /// SIGTERM has come; the worker is killed then.
+    stopping: Option<Instant>,
+    scratch: Scratch,
+}
+
+/// Whose descriptor a poll is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Signals,
+    Worker,
+    WorkerExit,
+    Candidate,
+    CandidateExit,
+    Retiring,
+    RetiringExit,
+    CheckExit,
+    Dying,
+    Listener(usize),
+}
+
+impl Keeper {
+    fn new(settings: Settings, program: OwnedFd) -> Result<Self, Error> {
+        let signals = Signals::install(&SIGNALS)
+            .map_err(|source| Error::System { what: "cannot catch signals", source })?;
+        for listener in &settings.listeners {
+            // In the end state the keeper accepts, and it must never wait.
+            rustix::io::ioctl_fionbio(listener, true).map_err(|error| Error::System {
+                what: "cannot make a listening socket non-blocking",
+                source: error.into(),
+            })?;
+        }
+        let mut limits = settings.limits;
+        limits.fds = limits.fds.min(spare_fds()?);
+        Ok(Self {
+            settings,
+            program,
+            signals,
+            slots: Slots::new(limits),
+            worker: None,
+            upgrade: None,
+            exec: None,
+            retiring: None,
+            dying: Vec::new(),
+            incarnation: 0,
+            deaths: 0,
+            start: Some(Instant::now()),
+            stopping: None,
+            scratch: Scratch::new(),
+        })
+    }
+
+    fn keep(mut self) -> Result<(), Error> {
+        loop {
+            self.deadlines();
+            self.execute_next_keeper();
+            if self.stopping.is_some() && self.worker.is_none() {
+                return Ok(());
+            }
+            for (who, ready) in self.wait()? {
+                self.handle(who, ready);
+            }
+        }
+    }
+
+    /// The one place where the process sleeps.
+    fn wait(&self) -> Result<Vec<(Who, PollFlags)>, Error> {
+        let mut whose = vec![Who::Signals];
+        let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
+        let now = Instant::now();
+        let candidate = self.upgrade.as_ref().map(|upgrade| &upgrade.candidate);
+        let retiring = self.retiring.as_ref().map(|(peer, _)| peer);
+        for (who, exit, peer) in [
+            (Who::Worker, Who::WorkerExit, self.worker.as_ref()),
+            (Who::Candidate, Who::CandidateExit, candidate),
+            (Who::Retiring, Who::RetiringExit, retiring),
+        ] {
+            let Some(peer) = peer else { continue };
+            let hear = who != Who::Retiring && peer.listens();
+            let mut flags = PollFlags::empty();
+            flags.set(PollFlags::IN, hear);
+            flags.set(PollFlags::OUT, peer.sends(now));
+            if !flags.is_empty() {
+                whose.push(who);
+                fds.push(PollFd::new(&peer.socket, flags));
+            }
+            // After the socket: what a worker said before it ended counts.
+            whose.push(exit);
+            fds.push(PollFd::new(&peer.process, PollFlags::IN));
+        }
+        for process in &self.dying {
+            whose.push(Who::Dying);
+            fds.push(PollFd::new(process, PollFlags::IN));
+        }
+        if let Some(check) = self.exec.as_ref().and_then(Exec::check) {
+            whose.push(Who::CheckExit);
+            fds.push(PollFd::new(check, PollFlags::IN));
+        }
+        if self.failed() {
+            for (number, listener) in self.settings.listeners.iter().enumerate() {
+                whose.push(Who::Listener(number));
+                fds.push(PollFd::new(listener, PollFlags::IN));
+            }
+        }
+        let pause = self.next_deadline().map(|at| at.saturating_duration_since(now));
+        let timeout = pause.and_then(|pause| Timespec::try_from(pause).ok());
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => {
+                return Err(Error::System { what: "cannot wait for events", source: error.into() });
+            }
+        }
+        let ready = whose.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
+        Ok(ready.map(|(who, fd)| (*who, fd.revents())).collect())
+    }
+
+    fn handle(&mut self, who: Who, ready: PollFlags) {
+        match who {
+            Who::Signals => {
+                while let Some(signal) = self.signals.next() {
+                    self.signal(signal);
+                }
+            }
+            Who::Worker | Who::Candidate | Who::Retiring => {
+                if ready.contains(PollFlags::OUT) {
+                    self.flush(who);
+                }
+                if ready.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+                    self.hear(who);
+                }
+            }
+            Who::WorkerExit => {
+                if let Some(how) = self.worker.as_ref().and_then(|worker| worker.process.ended()) {
+                    self.worker_gone(&how);
+                }
+            }
+            Who::CandidateExit => {
+                let candidate = self.upgrade.as_ref().map(|upgrade| &upgrade.candidate);
+                if let Some(how) = candidate.and_then(|candidate| candidate.process.ended()) {
+                    self.candidate_gone(&format!("the new worker {how}"));
+                }
+            }
+            Who::RetiringExit => {
+                if self.retiring.as_ref().is_some_and(|(peer, _)| peer.process.ended().is_some()) {
+                    self.retiring = None;
+                }
+            }
+            Who::CheckExit => self.checked(),
+            Who::Dying => self.dying.retain(|process| process.ended().is_none()),
+            Who::Listener(number) => self.turn_away(number),
+        }
+    }
+
+    /// The end state: dead at once, too often in a row.
+    fn failed(&self) -> bool {
+        self.worker.is_none() && self.deaths >= self.settings.timing.deaths
+    }
+
+    fn signal(&mut self, signal: i32) {
+        if signal != Signal::HUP.as_raw() {
+            log("stopping");
+            let now = Instant::now();
+            self.stopping.get_or_insert(now + self.settings.timing.stop);
+            self.fail_upgrade("luod is being stopped");
+            self.fail_exec("luod is being stopped");
+            if let Some(worker) = &mut self.worker {
+                worker.tell(op::STOP, 0, "");
+                self.flush(Who::Worker);
+            }
+        } else if self.failed() {
+            log("SIGHUP: trying to start the worker again");
+            self.deaths = 0;
+            self.start = Some(Instant::now());
+        }
+    }
+
+    /// Acts on what is due.
+    fn deadlines(&mut self) {
+        let now = Instant::now();
+        let timing = self.settings.timing;
+        if let Some(worker) = &self.worker {
+            if worker.closed.is_some_and(|at| at <= now) {
+                self.kill_worker("closed its socket");
+            } else if worker.ready.is_none() && worker.started + timing.ready <= now {
+                self.kill_worker("was not ready in time");
+            } else if self.stopping.is_some_and(|at| at <= now) {
+                self.kill_worker("did not stop in time");
+            }
+        }
+        if let Some(upgrade) = self.upgrade.as_ref().filter(|upgrade| upgrade.deadline() <= now) {
+            let reason = upgrade.late();
+            self.fail_upgrade(reason);
+        }
+        if let Some(exec) = self.exec.as_ref().filter(|exec| exec.deadline <= now) {
+            let reason = exec.late();
+            self.fail_exec(reason);
+        }
+        if self.retiring.as_ref().is_some_and(|(_, at)| *at <= now) {
+            log("the old worker did not exit in time and is killed");
+            if let Some((peer, _)) = self.retiring.take() {
+                self.kill(peer.process);
+            }
+        }
+        if self.start.is_some_and(|at| at <= now) {
+            self.start = None;
+            if self.worker.is_none() && self.upgrade.is_none() && self.stopping.is_none() {
+                self.start_worker();
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let timing = &self.settings.timing;
+        let worker = self.worker.as_ref();
+        let candidate = self.upgrade.as_ref().map(|upgrade| &upgrade.candidate);
+        [
+            self.start,
+            worker.filter(|peer| peer.ready.is_none()).map(|peer| peer.started + timing.ready),
+            worker.and_then(|peer| peer.paused),
+            worker.and_then(|peer| peer.closed),
+            candidate.and_then(|peer| peer.paused),
+            self.upgrade.as_ref().map(Upgrade::deadline),
+            self.exec.as_ref().map(|exec| exec.deadline),
+            self.retiring.as_ref().map(|(_, at)| *at),
+            self.stopping,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn start_worker(&mut self) {
+        self.incarnation += 1;
+        match self.spawn(&self.program, Role::Primary) {
+            Ok(worker) => {
+                log(&format!(
+                    "worker {} started, process {}",
+                    self.incarnation,
+                    worker.process.pid.as_raw_nonzero(),
+                ));
+                self.worker = Some(worker);
+            }
+            Err(error) => {
+                log(&format!("the worker cannot be started: {error}"));
+                self.died_quickly();
+            }
+        }
+    }
+
+    fn spawn(&self, program: &OwnedFd, role: Role) -> io::Result<Peer> {
+        let Settings { worker, listeners, .. } = &self.settings;
+        Peer::spawn(program, worker, role, self.incarnation, listeners, &self.slots)
+    }
+
+    /// The worker has ended; its staged batch goes with it.
+    fn worker_gone(&mut self, how: &str) {
+        let Some(worker) = self.worker.take() else { return };
+        log(&format!("worker {how}"));
+        if self.stopping.is_some() {
+            return;
+        }
+        if self.upgrade.is_some() {
+            // Its successor is there already: let that one finish, or fail.
+            return self.old_worker_gone();
+        }
+        if worker.ready.is_some_and(|at| at.elapsed() >= self.settings.timing.settled) {
+            self.deaths = 0;
+        }
+        self.died_quickly();
+    }
+
+    /// Kills a worker that cannot be relied upon any more; then it is as if it had died.
+    fn kill_worker(&mut self, why: &str) {
+        let Some(worker) = &self.worker else { return };
+        match worker.process.try_clone() {
+            Ok(process) => self.kill(process),
+            // Without a descriptor to wait for its end it is reaped with this process.
+            Err(_) => worker.process.kill(),
+        }
+        self.worker_gone(&format!("{why}; it was killed"));
+    }
+
+    /// Plans the next start: at once, then after a pause that doubles, then not at all.
+    fn died_quickly(&mut self) {
+        self.deaths += 1;
+        let timing = &self.settings.timing;
+        if self.deaths >= timing.deaths {
+            return log(&format!(
+                "the worker died at once {} times in a row: it is not started again. What was \
+                 preserved is held, clients are turned away. Send SIGHUP to try again",
+                self.deaths,
+            ));
+        }
+        let pause = match self.deaths {
+            1 => Duration::ZERO,
+            deaths => (timing.backoff * 2_u32.saturating_pow(deaths - 2)).min(timing.backoff_max),
+        };
+        self.start = Some(Instant::now() + pause);
+    }
+
+    fn kill(&mut self, process: Process) {
+        process.kill();
+        self.dying.push(process);
+    }
+
+    fn peer(&mut self, who: Who) -> Option<&mut Peer> {
+        match who {
+            Who::Worker => self.worker.as_mut(),
+            Who::Candidate => self.upgrade.as_mut().map(|upgrade| &mut upgrade.candidate),
+            Who::Retiring => self.retiring.as_mut().map(|(peer, _)| peer),
+            _ => None,
+        }
+    }
+
+    fn breach(&mut self, who: Who, breach: &Breach) {
+        if let (Breach::Closed, Some(peer)) = (breach, self.peer(who)) {
+            peer.closed = Some(Instant::now() + CLOSING);
+            return;
+        }
+        match who {
+            Who::Worker => self.kill_worker(&breach.to_string()),
+            Who::Candidate => self.fail_upgrade(&format!("the new worker {breach}")),
+            // It is to exit, and will be killed if it does not.
+            _ => {}
+        }
+    }
+
+    fn flush(&mut self, who: Who) {
+        let result = match who {
+            Who::Worker => self.worker.as_mut().map(|peer| peer.flush(&self.slots)),
+            Who::Candidate => {
+                self.upgrade.as_mut().map(|upgrade| upgrade.candidate.flush(&self.slots))
+            }
+            Who::Retiring => self.retiring.as_mut().map(|(peer, _)| peer.flush(&self.slots)),
+            _ => None,
+        };
+        if let Some(Err(errno)) = result {
+            self.breach(who, &errno.into());
+        }
+    }
+
+    /// Takes what a worker says, some messages of it, and answers.
+    fn hear(&mut self, who: Who) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        for _ in 0..TURN {
+            let Some(peer) = self.peer(who).filter(|peer| peer.listens()) else { break };
+            let result = match scratch.receive(&peer.socket) {
+                Ok(Received::Message(bytes, fds)) => match peer.check(bytes, fds.len()) {
+                    Ok(message) => {
+                        self.obey(who, &message, fds);
+                        continue;
+                    }
+                    Err(breach) => Err(breach),
+                },
+                Ok(Received::NoRoom(bytes)) => peer.refuse_unread(bytes),
+                Ok(Received::TooLong) => Err(Breach::TooLong),
+                Ok(Received::Empty) => break,
+                Ok(Received::Closed) => Err(Breach::Closed),
+                Err(errno) => Err(errno.into()),
+            };
+            if let Err(breach) = result {
+                self.breach(who, &breach);
+                break;
+            }
+        }
+        scratch.fds.clear();
+        self.scratch = scratch;
+        self.flush(who);
+    }
+
+    /// Does what a message asks for.
+    fn obey(&mut self, who: Who, message: &Message<'_>, fds: &mut Vec<OwnedFd>) {
+        let (op, flags) = (message.header.op.get(), message.header.flags.get());
+        let allowed = match op {
+            op::CHANGE => flag::MORE,
+            op::UPGRADE => flag::WORKER | flag::KEEPER,
+            _ => 0,
+        };
+        let plain = flags & !allowed == 0
+            && (op == op::UPGRADE || message.header.argument.get() == 0)
+            && (op == op::CHANGE || message.entries.is_empty());
+        let result = match op {
+            op::CHANGE => self.change(who, message, fds, plain),
+            _ if !plain => Err(Errno::INVAL),
+            op::ATTACH => Ok(()),
+            op::LOAD => {
+                if let Some(upgrade) = self.upgrade.as_mut().filter(|_| who == Who::Candidate) {
+                    upgrade.loading();
+                }
+                if let Some(peer) = self.peer(who) {
+                    peer.send_all();
+                }
+                return;
+            }
+            op::READY if who == Who::Candidate => return self.candidate_ready(),
+            op::READY => {
+                if let Some(worker) = &mut self.worker {
+                    worker.ready.get_or_insert_with(Instant::now);
+                }
+                Ok(())
+            }
+            op::UPGRADE if who == Who::Worker => match self.check_upgrade(message.header, fds) {
+                Ok((program, deadline)) => {
+                    // First the answer, then what comes of it.
+                    if let Some(worker) = &mut self.worker {
+                        worker.acknowledge(Ok(()));
+                    }
+                    return self.begin_upgrade(flags, program, deadline);
+                }
+                Err(errno) => Err(errno),
+            },
+            op::QUIESCED if who == Who::Worker => self.worker_quiesced(),
+            op::REFUSE => {
+                let reason = String::from_utf8_lossy(message.body);
+                let reason = format!("cannot take over: {}", reason.trim());
+                match who {
+                    Who::Candidate => self.fail_upgrade(&format!("the new worker {reason}")),
+                    _ => self.kill_worker(&reason),
+                }
+                return;
+            }
+            _ => Err(Errno::OPNOTSUPP),
+        };
+        if let Some(peer) = self.peer(who) {
+            peer.acknowledge(result);
+        }
+    }
+
+    fn change(
+        &mut self,
+        who: Who,
+        message: &Message<'_>,
+        fds: &mut Vec<OwnedFd>,
+        plain: bool,
+    ) -> Result<(), Errno> {
+        let Some(peer) = self.worker.as_mut().filter(|peer| who == Who::Worker && !peer.quiesced)
+        else {
+            return Err(Errno::BUSY);
+        };
+        if plain {
+            self.slots.stage(&mut peer.staged, message, fds);
+        } else {
+            peer.staged.fail(Errno::INVAL);
+        }
+        if message.header.flags.get() & flag::MORE != 0 {
+            return Ok(());
+        }
+        match &mut self.upgrade {
+            None => self.slots.apply(&mut peer.staged, |_| {}),
+            Some(upgrade) => self.slots.apply(&mut peer.staged, |key| upgrade.note(key)),
+        }
+    }
+
+    /// Answers connections in the end state, a few at a time.
+    fn turn_away(&mut self, number: usize) {
+        let Some(listener) = self.settings.listeners.get(number) else { return };
+        for _ in 0..TURN {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let Ok(client) = accept_with(listener, flags) else { return };
+            let _ = send(&client, WORKER_FAILED, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        }
+    }
+}
+
+/// How many descriptors may be held; raises the process's limit as far as it may.
+fn spare_fds() -> Result<usize, Error> {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Where it may not be raised the current one counts.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let Some(limit) = getrlimit(Resource::Nofile).current else { return Ok(usize::MAX) };
+    let spare = usize::try_from(limit).unwrap_or(usize::MAX).checked_sub(RESERVED_FDS);
+    spare.filter(|spare| *spare > 0).ok_or(Error::OpenFiles(limit))
+}
+
+/// One line on standard error. Dropped where nobody reads it: the keeper waits for no one.
+fn log(line: &str) {
+    let stderr = io::stderr();
+    let mut fds = [PollFd::new(&stderr, PollFlags::OUT)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    if matches!(poll(&mut fds, Some(&now)), Ok(1)) {
+        // So much a pipe that is ready takes without waiting.
+        let line = format!("luod keeper: {line:.1000}\n");
+        let _ = stderr.lock().write_all(line.as_bytes());
+    }
+}

@@ -1,0 +1,221 @@
+//! The worker's picture of the slots, and the one place where they are changed.
+//!
+//! Invariants:
+//! - The picture is ahead of the store by the changes that have not been
+//!   [submitted](Table::submit): whoever promises that something is kept submits first, and waits.
+//! - Changes are submitted in the order in which they were made.
+//! - The limits are checked here as the store does it, so that it never refuses a batch for them:
+//!   what a batch adds needs room beside everything that is there when it begins.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use luo_abi::keeper::key;
+use luo_carriers::{HostFile, Slot, Slots};
+use luo_core::{Errno, Failure};
+
+use super::{Batch, Limits, Store, Ticket};
+
+/// The slots, as this worker sees them.
+pub struct Table {
+    store: Arc<dyn Store>,
+    limits: Limits,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    slots: HashMap<u64, Seen>,
+    used: Used,
+    /// What was in use when the batch that is being collected began, and what it adds.
+    before: Used,
+    added: Used,
+    /// Counts the batches.
+    batch: u64,
+    /// The last number that was allocated, of any space.
+    last: u64,
+    unsubmitted: Batch,
+}
+
+#[derive(Debug, Clone)]
+struct Seen {
+    slot: Slot,
+    /// The batch that has created it.
+    born: u64,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Used {
+    slots: usize,
+    fds: usize,
+    bytes: usize,
+}
+
+impl std::fmt::Debug for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Table").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl Table {
+    /// An empty picture; what the store gives is [put in](Self::loaded) as it comes.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        let limits = store.limits();
+        let inner = Inner { last: key::FIRST, ..Inner::default() };
+        Self { store, limits, inner: Mutex::new(inner) }
+    }
+
+    /// Notes a slot that the store has given, or has told to be gone.
+    pub fn loaded(&self, key: u64, slot: Option<Slot>) {
+        let mut inner = self.inner();
+        if let [file] = slot.as_ref().map_or(&[][..], |slot| &slot.files) {
+            file.set_slot(Some(key));
+        }
+        inner.last = inner.last.max(key::number(key));
+        inner.set(key, slot);
+        inner.begin();
+    }
+
+    /// Submits the changes made since the last time, as one batch.
+    pub fn submit(&self) -> Ticket {
+        // Under the lock: batches must reach the store in the order of the changes.
+        let mut inner = self.inner();
+        let batch = std::mem::take(&mut inner.unsubmitted);
+        inner.begin();
+        self.store.submit(batch)
+    }
+
+    /// Whether there are changes that were not submitted.
+    #[must_use]
+    pub fn has_unsubmitted(&self) -> bool {
+        !self.inner().unsubmitted.is_empty()
+    }
+
+    /// A picture of its own, with what has been loaded: for trying out what would come of it.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let inner = self.inner();
+        let copy = Inner {
+            slots: inner.slots.clone(),
+            used: inner.used,
+            before: inner.used,
+            last: inner.last,
+            ..Inner::default()
+        };
+        Self { store: Arc::clone(&self.store), limits: self.limits, inner: Mutex::new(copy) }
+    }
+
+    /// What is in use: slots, descriptors, record bytes.
+    #[must_use]
+    pub fn used(&self) -> Limits {
+        let Used { slots, fds, bytes } = self.inner().used;
+        Limits { slots, fds, bytes }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the batch may add that; gives what it adds then.
+    fn check(&self, inner: &Inner, key: u64, bytes: usize, fds: usize) -> Result<Used, Failure> {
+        let new = inner.slots.get(&key).is_none_or(|seen| seen.born == inner.batch);
+        let added = Used {
+            slots: inner.added.slots + usize::from(new),
+            fds: inner.added.fds + fds,
+            bytes: inner.added.bytes + bytes,
+        };
+        let before = inner.before;
+        for (before, added, limit, what) in [
+            (before.slots, added.slots, self.limits.slots, "objects"),
+            (before.fds, added.fds, self.limits.fds, "descriptors"),
+            (before.bytes, added.bytes, self.limits.bytes, "bytes of records"),
+        ] {
+            if before + added > limit {
+                return Err(Failure::new(
+                    Errno::NoSpc,
+                    format!(
+                        "luod holds {before} {what}, and {added} more would pass its limit of {limit}"
+                    ),
+                ));
+            }
+        }
+        Ok(added)
+    }
+}
+
+impl Inner {
+    /// A new batch begins.
+    fn begin(&mut self) {
+        self.batch += 1;
+        self.before = self.used;
+        self.added = Used::default();
+    }
+
+    fn set(&mut self, key: u64, slot: Option<Slot>) {
+        let old = match slot {
+            Some(slot) => {
+                self.used.slots += 1;
+                self.used.fds += slot.files.len();
+                self.used.bytes += slot.record.len();
+                self.slots.insert(key, Seen { slot, born: self.batch })
+            }
+            None => self.slots.remove(&key),
+        };
+        if let Some(Seen { slot, born }) = old {
+            self.used.slots -= 1;
+            self.used.fds -= slot.files.len();
+            self.used.bytes -= slot.record.len();
+            // What is only replaced stays as old as it was.
+            if let Some(seen) = self.slots.get_mut(&key) {
+                seen.born = born;
+            }
+        }
+    }
+}
+
+impl Slots for Table {
+    fn allocate(&self, space: u8) -> u64 {
+        let mut inner = self.inner();
+        inner.last += 1;
+        key::make(space, inner.last)
+    }
+
+    fn put(&self, key: u64, record: &[u8], files: &[&HostFile]) -> Result<(), Failure> {
+        let mut inner = self.inner();
+        let added = self.check(&inner, key, record.len(), files.len())?;
+        inner.unsubmitted.put(key, record, files.iter().copied())?;
+        inner.added = added;
+        let files = files.iter().map(|file| (*file).clone()).collect();
+        inner.set(key, Some(Slot { record: record.to_vec(), files }));
+        Ok(())
+    }
+
+    fn rewrite(&self, key: u64, record: &[u8]) -> Result<(), Failure> {
+        let mut inner = self.inner();
+        let Some(files) = inner.slots.get(&key).map(|seen| seen.slot.files.clone()) else {
+            return Err(Failure::new(Errno::NoEnt, format!("there is no slot {key:#x}")));
+        };
+        let added = self.check(&inner, key, record.len(), 0)?;
+        inner.unsubmitted.rewrite(key, record)?;
+        inner.added = added;
+        inner.set(key, Some(Slot { record: record.to_vec(), files }));
+        Ok(())
+    }
+
+    fn get(&self, key: u64) -> Option<Slot> {
+        self.inner().slots.get(&key).map(|seen| seen.slot.clone())
+    }
+
+    fn forget(&self, key: u64) {
+        let mut inner = self.inner();
+        if inner.slots.contains_key(&key) {
+            inner.unsubmitted.delete(key);
+            inner.set(key, None);
+        }
+    }
+
+    fn keys(&self, space: u8) -> Vec<u64> {
+        self.inner().slots.keys().copied().filter(|at| key::space(*at) == space).collect()
+    }
+}

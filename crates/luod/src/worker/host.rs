@@ -1,0 +1,465 @@
+//! The worker's one state, and how calls of the framework are run and its transitions awaited.
+//!
+//! Everything here lives on one thread and is borrowed for moments only: no borrow is held across
+//! an await. Handlers run on other threads, participants in other processes; their outcomes come
+//! back here.
+//!
+//! Invariants:
+//! - Whoever changes the framework's state calls [`Host::pump`] afterwards, and [`Host::commit`]
+//!   before it tells anybody.
+//! - A transition's end is told only after the keeper has its records.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use luo::protocol::{self, Event};
+use luo_carriers::HostFile;
+use luo_core::{
+    Call, CallId, CallKind, Error, Failure, Location, Notice, Orchestrator, Outcome, Phase, Report,
+    TransitionId,
+};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot};
+
+use super::access::Access;
+use super::clients::Clients;
+use super::custody::{Custody, Ticket};
+use super::participants::Participants;
+use super::persist::Persisted;
+use super::refusal::Refusal;
+use super::sessions::Holders;
+use super::timing::{Timings, micros};
+use super::upgrade::Upgrades;
+use crate::config::Config;
+
+/// Handler calls that one thread gets at a time.
+const CALLS_PER_THREAD: usize = 512;
+/// How long a handler may take without a sign of life before its call counts as late.
+const HANDLER_DEADLINE: Duration = Duration::from_secs(60);
+/// Events that a slow watcher may be behind before it loses some.
+const EVENT_BACKLOG: usize = 256;
+
+/// How a transition ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) report: Report,
+    pub(crate) total: Duration,
+    pub(crate) timings: RefCell<Option<Timings>>,
+}
+
+impl Ended {
+    /// As the interface tells it.
+    pub(crate) fn to_protocol(&self) -> Result<protocol::Report, Refusal> {
+        if let Err(error) = &self.report.result {
+            return Err(error.into());
+        }
+        let timings = self.timings.borrow_mut().take();
+        Ok(protocol::Report {
+            event: self.report.event.name().to_owned(),
+            state: state(self.report.state),
+            microseconds: micros(self.total),
+            timings: timings.map(Timings::into_protocol).unwrap_or_default(),
+            left_out: self.report.left_out.iter().map(|error| *Refusal::from(error).0).collect(),
+        })
+    }
+}
+
+/// The framework's state in the words of the interface.
+pub(crate) fn state(state: luo_core::State) -> protocol::State {
+    match state {
+        luo_core::State::Normal => protocol::State::Normal,
+        luo_core::State::Prepared => protocol::State::Prepared,
+        luo_core::State::Frozen => protocol::State::Frozen,
+        luo_core::State::Updated => protocol::State::Updated,
+    }
+}
+
+/// A transition that has begun.
+#[derive(Debug)]
+pub(crate) struct Awaited(oneshot::Receiver<Rc<Ended>>);
+
+impl Awaited {
+    /// Its end, once the keeper has its records.
+    pub(crate) async fn end(self) -> Result<Rc<Ended>, Refusal> {
+        self.0.await.map_err(|_| {
+            Refusal::new(luo_core::Errno::Canceled, "luod is being stopped; ask again")
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Transition {
+    timings: Timings,
+    waiters: Vec<oneshot::Sender<Rc<Ended>>>,
+}
+
+/// A participant's call that is on its way.
+#[derive(Debug)]
+struct Remote {
+    phase: Phase,
+    location: Location,
+    transition: Option<TransitionId>,
+    start: Instant,
+}
+
+/// What one handler call gave, from its thread.
+struct Done {
+    id: CallId,
+    outcome: Outcome<HostFile>,
+    start: Instant,
+    end: Instant,
+}
+
+/// The worker's state.
+pub(crate) struct Host {
+    pub(crate) config: Config,
+    pub(crate) access: Access,
+    pub(crate) core: RefCell<Orchestrator<HostFile>>,
+    pub(crate) custody: Custody,
+    pub(crate) persisted: RefCell<Persisted>,
+    pub(crate) holders: RefCell<Holders>,
+    pub(crate) participants: RefCell<Participants>,
+    pub(crate) clients: Clients,
+    pub(crate) upgrades: Upgrades,
+    /// Something about sessions has changed: claims look again.
+    pub(crate) sessions_changed: Notify,
+    /// Files were retrieved: who waits for one looks again.
+    pub(crate) retrieved: Notify,
+    events: broadcast::Sender<Event>,
+    transitions: RefCell<HashMap<TransitionId, Transition>>,
+    remote: RefCell<HashMap<CallId, Remote>>,
+    /// Threads that run handlers.
+    pub(crate) running: Cell<usize>,
+    pub(crate) idle: Notify,
+    /// The machine had departed when this worker began.
+    pub(crate) departed: bool,
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Host {
+    pub(crate) fn new(
+        config: Config,
+        core: Orchestrator<HostFile>,
+        custody: Custody,
+        persisted: Persisted,
+        departed: bool,
+    ) -> Rc<Self> {
+        let (events, _) = broadcast::channel(EVENT_BACKLOG);
+        let clients = Clients::new(config.clients.connections_per_user);
+        Rc::new(Self {
+            config,
+            access: Access { own_uid: rustix::process::geteuid().as_raw() },
+            core: RefCell::new(core),
+            custody,
+            persisted: RefCell::new(persisted),
+            holders: RefCell::default(),
+            participants: RefCell::default(),
+            clients,
+            upgrades: Upgrades::default(),
+            sessions_changed: Notify::new(),
+            retrieved: Notify::new(),
+            events,
+            transitions: RefCell::default(),
+            remote: RefCell::default(),
+            running: Cell::new(0),
+            idle: Notify::new(),
+            departed,
+        })
+    }
+
+    /// Events from now on.
+    pub(crate) fn watch(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    /// Tells watchers and the log.
+    pub(crate) fn tell(&self, kind: &str, session: Option<String>, text: String) {
+        tracing::info!(kind, session = session.as_deref(), "{text}");
+        let state = self.core.borrow().status().state.name().to_owned();
+        // Nobody may be watching.
+        let _ = self.events.send(Event { kind: kind.to_owned(), state, session, text });
+    }
+
+    /// Begins a transition; what comes out is told once the keeper has its records.
+    pub(crate) fn begin(
+        self: &Rc<Self>,
+        start: impl FnOnce(&mut Orchestrator<HostFile>) -> Result<TransitionId, Error>,
+    ) -> Result<Awaited, Refusal> {
+        let id = start(&mut self.core.borrow_mut())?;
+        let (waiter, waiting) = oneshot::channel();
+        self.transitions
+            .borrow_mut()
+            .entry(id)
+            .or_insert_with(|| Transition {
+                timings: Timings::new(Instant::now()),
+                waiters: Vec::new(),
+            })
+            .waiters
+            .push(waiter);
+        self.pump();
+        Ok(Awaited(waiting))
+    }
+
+    /// Begins a transition and waits for its end; a failed one is a refusal.
+    pub(crate) async fn run(
+        self: &Rc<Self>,
+        start: impl FnOnce(&mut Orchestrator<HostFile>) -> Result<TransitionId, Error>,
+    ) -> Result<Rc<Ended>, Refusal> {
+        let ended = self.begin(start)?.end().await?;
+        match &ended.report.result {
+            Ok(()) => Ok(ended),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Starts what can start and tells what has ended.
+    pub(crate) fn pump(self: &Rc<Self>) {
+        let mut retrieved = false;
+        loop {
+            let mut local = Vec::new();
+            let mut busy = false;
+            loop {
+                let call = self.core.borrow_mut().next_call();
+                match call {
+                    Some(call) if call.kind() == CallKind::Remote => {
+                        busy = true;
+                        self.call_participant(&call);
+                    }
+                    Some(call) => local.push(call),
+                    None => break,
+                }
+            }
+            while !local.is_empty() {
+                let rest = local.split_off(local.len().min(CALLS_PER_THREAD));
+                self.call_handlers(std::mem::replace(&mut local, rest));
+            }
+            loop {
+                let notice = self.core.borrow_mut().take_notice();
+                let Some(notice) = notice else { break };
+                busy = true;
+                retrieved |= matches!(notice, Notice::Retrieved { .. });
+                self.notice(notice);
+            }
+            if !busy {
+                break;
+            }
+        }
+        if retrieved {
+            self.retrieved.notify_waiters();
+        }
+    }
+
+    /// Writes what has changed to the keeper; the ticket says when the keeper has it.
+    pub(crate) fn commit(&self) -> Ticket {
+        let mut core = self.core.borrow_mut();
+        let mut holders = self.holders.borrow_mut();
+        self.persisted.borrow_mut().write(&mut core, &mut holders, &self.custody);
+        self.custody.commit()
+    }
+
+    fn call_participant(self: &Rc<Self>, call: &Call<HostFile>) {
+        let name = call.location().subsystem.as_ref().map(ToString::to_string).unwrap_or_default();
+        let (id, phase) = (call.id(), call.phase());
+        let remote = Remote {
+            phase,
+            location: call.location().clone(),
+            transition: call.transition(),
+            start: Instant::now(),
+        };
+        self.remote.borrow_mut().insert(id, remote);
+        let called =
+            self.participants.borrow_mut().call(&name, id, phase, call.data().unwrap_or(0));
+        match called {
+            Err(failure) => self.answered(id, Outcome::failed(failure)),
+            Ok(deadline) => {
+                let host = Rc::clone(self);
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(deadline).await;
+                    if host.participants.borrow().is_open(id) {
+                        let reason = format!(
+                            "participant {name} did not answer {phase} within {} ms",
+                            deadline.as_millis()
+                        );
+                        host.answered(id, Outcome::late(reason));
+                        host.pump();
+                        host.commit();
+                    }
+                });
+            }
+        }
+    }
+
+    /// A participant's call has ended, or is late.
+    pub(crate) fn answered(&self, id: CallId, outcome: Outcome<HostFile>) {
+        if let Some(remote) = self.remote.borrow_mut().remove(&id) {
+            self.time(
+                remote.transition,
+                remote.phase,
+                &remote.location,
+                remote.start,
+                Instant::now(),
+            );
+        }
+        // An answer to a call that the framework has given up is no error of anybody's.
+        if let Err(error) = self.core.borrow_mut().complete(id, outcome) {
+            tracing::debug!(%error, "an answer came too late");
+        }
+    }
+
+    /// Runs handler calls on a thread of their own.
+    fn call_handlers(self: &Rc<Self>, calls: Vec<Call<HostFile>>) {
+        let carrier = Arc::clone(self.custody.carrier());
+        let mut open: HashMap<CallId, (Phase, Location, Option<TransitionId>)> = calls
+            .iter()
+            .map(|call| (call.id(), (call.phase(), call.location().clone(), call.transition())))
+            .collect();
+        let (sender, mut receiver) = mpsc::unbounded_channel();
+        self.running.set(self.running.get() + 1);
+        tokio::task::spawn_blocking(move || {
+            for call in calls {
+                let start = Instant::now();
+                let outcome = call.run(&*carrier);
+                let done = Done { id: call.id(), outcome, start, end: Instant::now() };
+                if sender.send(done).is_err() {
+                    return;
+                }
+            }
+        });
+        let host = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            loop {
+                match tokio::time::timeout(HANDLER_DEADLINE, receiver.recv()).await {
+                    Ok(Some(done)) => {
+                        host.handled(&mut open, done);
+                        while let Ok(done) = receiver.try_recv() {
+                            host.handled(&mut open, done);
+                        }
+                    }
+                    Ok(None) => break,
+                    Err(_) => {
+                        for (id, (phase, location, _)) in open.drain() {
+                            let reason = format!(
+                                "{phase} of {location} did not end within {} s",
+                                HANDLER_DEADLINE.as_secs()
+                            );
+                            let late = Outcome::late(reason);
+                            if let Err(error) = host.core.borrow_mut().complete(id, late) {
+                                tracing::debug!(%error, "a late call was not open any more");
+                            }
+                        }
+                    }
+                }
+                host.pump();
+            }
+            // A handler that panicked takes its thread along: its calls have failed.
+            for (id, _) in open.drain() {
+                let reason = "the handler ended without a result; this is a bug of the handler";
+                let outcome = Outcome::failed(Failure::new(luo_core::Errno::Io, reason));
+                if let Err(error) = host.core.borrow_mut().complete(id, outcome) {
+                    tracing::debug!(%error, "a failed call was not open any more");
+                }
+            }
+            host.running.set(host.running.get() - 1);
+            host.pump();
+            host.commit();
+            host.idle.notify_waiters();
+        });
+    }
+
+    fn handled(
+        &self,
+        open: &mut HashMap<CallId, (Phase, Location, Option<TransitionId>)>,
+        done: Done,
+    ) {
+        if let Some((phase, location, transition)) = open.remove(&done.id) {
+            self.time(transition, phase, &location, done.start, done.end);
+        }
+        if let Err(error) = self.core.borrow_mut().complete(done.id, done.outcome) {
+            tracing::debug!(%error, "a call ended that was not open any more");
+        }
+    }
+
+    fn time(
+        &self,
+        transition: Option<TransitionId>,
+        phase: Phase,
+        location: &Location,
+        start: Instant,
+        end: Instant,
+    ) {
+        let mut transitions = self.transitions.borrow_mut();
+        if let Some(transition) = transition.and_then(|id| transitions.get_mut(&id)) {
+            transition.timings.add(phase, location, start, end);
+        }
+    }
+
+    fn notice(self: &Rc<Self>, notice: Notice) {
+        match notice {
+            Notice::Ended(report) => self.ended(report),
+            Notice::Retrieved { .. } => {}
+            Notice::Booted { subsystem, result } => {
+                let text = match result {
+                    Ok(()) => format!("{subsystem} has got its data"),
+                    Err(error) => format!("{subsystem} could not take its data: {error}"),
+                };
+                self.tell("participant", None, text);
+            }
+            Notice::Undone(error) => self.tell("failure", None, format!("undone: {error}")),
+            Notice::Removed(subsystem) => {
+                self.tell("participant", None, format!("{subsystem} has gone"));
+            }
+            _ => {}
+        }
+    }
+
+    fn ended(self: &Rc<Self>, report: Report) {
+        let transition = self.transitions.borrow_mut().remove(&report.id);
+        let (total, timings, waiters) = match transition {
+            Some(Transition { timings, waiters }) => {
+                (timings.total(Instant::now()), Some(timings), waiters)
+            }
+            None => (Duration::ZERO, None, Vec::new()),
+        };
+        let (session, what) = match report.scope {
+            luo_core::Scope::Machine => (None, "machine".to_owned()),
+            luo_core::Scope::Session(id) | luo_core::Scope::File(id, _) => {
+                let name = self.core.borrow().session(id).map(|info| info.name.to_string());
+                let what = format!("session {}", name.as_deref().unwrap_or("(ended)"));
+                (name, what)
+            }
+        };
+        let text = match &report.result {
+            Ok(()) => format!(
+                "{what}: {} done in {} us, state {}",
+                report.event,
+                micros(total),
+                report.state
+            ),
+            Err(error) => format!("{what}: {} failed: {error}", report.event),
+        };
+        self.tell(if report.result.is_ok() { "state" } else { "failure" }, session, text);
+        for error in &report.left_out {
+            self.tell("failure", None, format!("{} goes on without: {error}", report.event));
+        }
+        let ticket = self.commit();
+        self.sessions_changed.notify_waiters();
+        let ended = Rc::new(Ended { report, total, timings: RefCell::new(timings) });
+        tokio::task::spawn_local(async move {
+            if let Err(error) = ticket.await {
+                let reason = error.reason();
+                tracing::error!(reason, "the keeper did not take the records of a transition");
+            }
+            for waiter in waiters {
+                // Who asked may have gone.
+                let _ = waiter.send(Rc::clone(&ended));
+            }
+        });
+    }
+}

@@ -1,0 +1,256 @@
+//! The worker: everything that luod does, in a process that may die at any instruction.
+//!
+//! ```text
+//! attached ──load──▶ loaded ──decode──▶ restored ──ready──▶ serving ──▶ retired, departed, stopped
+//!                                          ▲ │
+//!                     candidate: changes ──┘ └── refuse, with the reason
+//! ```
+//!
+//! Each start-up phase is a value that the next one takes: nothing can be served that was not
+//! restored. A worker that is to replace another goes through the same phases; what changes
+//! meanwhile comes to it before it takes over.
+
+mod access;
+mod clients;
+mod custody;
+mod host;
+mod participants;
+mod persist;
+mod records;
+mod refusal;
+mod restore;
+mod server;
+mod sessions;
+mod timing;
+mod upgrade;
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use luo_abi::keeper::Role;
+use luo_core::{Event as CycleEvent, Failure, Scope};
+
+use crate::config::Config;
+use crate::store::{Event, Events, Store, StoreError, Table};
+use custody::Custody;
+use host::Host;
+use restore::{Loaded, Restored};
+
+/// How long clients have to send again what a worker that died did not answer.
+const REPETITIONS: Duration = Duration::from_secs(120);
+
+/// Why a worker ends that should not.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The store cannot be used.
+    #[error("the keeper: {0}")]
+    Store(#[from] StoreError),
+    /// What the store holds cannot be used.
+    #[error("what the keeper holds cannot be read: {0}")]
+    Kept(#[source] Failure),
+    /// What the store holds cannot be restored.
+    #[error("what the keeper holds cannot be restored: {0}")]
+    Restore(String),
+    /// Clients cannot be accepted.
+    #[error("clients cannot be accepted: {0}")]
+    Accept(#[source] std::io::Error),
+    /// The runtime cannot be started.
+    #[error("the runtime cannot be started: {0}")]
+    Runtime(#[source] std::io::Error),
+}
+
+/// Why a worker has ended as it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Another worker serves.
+    Retired,
+    /// The machine has departed: the next worker arrives.
+    Departed,
+    /// luod is being stopped.
+    Stopped,
+}
+
+/// What a worker starts with, whichever store it has.
+pub struct Start {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// What happens in it.
+    pub events: Events,
+    /// Whether it serves at once.
+    pub role: Role,
+    /// How many workers the keeper has started.
+    pub incarnation: u64,
+    /// The sockets on which clients come.
+    pub listeners: Vec<OwnedFd>,
+    /// Where clients reach luod.
+    pub socket: PathBuf,
+}
+
+impl std::fmt::Debug for Start {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Start").field("role", &self.role).finish_non_exhaustive()
+    }
+}
+
+/// Runs a worker until it ends. Within a tokio `LocalSet`.
+///
+/// # Errors
+/// If it cannot begin, or the keeper is gone.
+pub async fn run(config: Config, start: Start) -> Result<Ended, WorkerError> {
+    let Start { store, mut events, role, incarnation, listeners, socket } = start;
+    let table = Arc::new(Table::new(Arc::clone(&store)));
+    store.load().await?;
+    if let Some(ended) = take_slots(&mut events, &table, Until::Loaded).await? {
+        return Ok(ended);
+    }
+    if role == Role::Candidate {
+        // A rehearsal: if this one cannot restore what is kept, the other one serves on.
+        // What the rehearsal changes it changes in a copy.
+        let copy = Arc::new(table.copy());
+        let custody = new_custody(&store, &copy, incarnation)?;
+        let verdict = match Loaded::read(&custody).restore(&config, &custody, true) {
+            Ok(restored) if restored.failed.is_empty() => Ok(()),
+            Ok(restored) => Err(restored.failed.join("; ")),
+            Err(error) => Err(error),
+        };
+        if let Err(reason) = verdict {
+            store.refuse(&format!("it cannot restore what is kept: {reason}")).await?;
+            return Err(WorkerError::Restore(reason));
+        }
+        store.ready().await?;
+        if let Some(ended) = take_slots(&mut events, &table, Until::Go).await? {
+            return Ok(ended);
+        }
+    }
+    let host = restore(&config, &store, &table, incarnation).await?;
+    host.upgrades.reached_at(socket);
+    store.ready().await?;
+    let begun = host.take_up_or_resume().await;
+    if let Err(reason) = begun {
+        host.tell("failure", None, reason);
+    }
+    for listener in listeners {
+        let host = Rc::clone(&host);
+        tokio::task::spawn_local(async move {
+            if let Err(error) = server::accept(host, listener).await {
+                tracing::error!(%error, "clients cannot be accepted any more");
+            }
+        });
+    }
+    tokio::task::spawn_local(Rc::clone(&host).expire());
+    forget_requests(&host);
+    crate::notify::ready();
+    host.tell("upgrade", None, format!("luod {} serves", crate::version()));
+    serve(&host, &mut events).await
+}
+
+enum Until {
+    Loaded,
+    Go,
+}
+
+/// Takes slots as they come.
+async fn take_slots(
+    events: &mut Events,
+    table: &Table,
+    until: Until,
+) -> Result<Option<Ended>, WorkerError> {
+    loop {
+        match (events.next().await, &until) {
+            (Event::Slot(key, slot), _) => table.loaded(key, Some(slot)),
+            (Event::Removed(key), _) => table.loaded(key, None),
+            (Event::Loaded, Until::Loaded) | (Event::Go, Until::Go) => return Ok(None),
+            (Event::Stop | Event::Retire, _) => return Ok(Some(Ended::Stopped)),
+            (Event::Lost(error), _) => return Err(error.into()),
+            (event, _) => tracing::debug!(?event, "ignored while restoring"),
+        }
+    }
+}
+
+fn new_custody(
+    store: &Arc<dyn Store>,
+    table: &Arc<Table>,
+    incarnation: u64,
+) -> Result<Custody, WorkerError> {
+    Custody::new(Arc::clone(store), Arc::clone(table), incarnation).map_err(WorkerError::Kept)
+}
+
+async fn restore(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    table: &Arc<Table>,
+    incarnation: u64,
+) -> Result<Rc<Host>, WorkerError> {
+    let custody = new_custody(store, table, incarnation)?;
+    let restored =
+        Loaded::read(&custody).restore(config, &custody, true).map_err(WorkerError::Restore)?;
+    let Restored { core, persisted, held, departed, failed } = restored;
+    let host = Host::new(config.clone(), core, custody, persisted, departed);
+    for (id, server) in held {
+        if let Err(refusal) = host.watch_holder(id, server, false) {
+            tracing::warn!(reason = refusal.reason(), "a session is held by nobody from here on");
+        }
+    }
+    for reason in failed {
+        host.tell("failure", None, format!("not restored: {reason}"));
+    }
+    Ok(host)
+}
+
+impl Host {
+    /// Takes up the handover of a machine that has departed, or undoes what was cut short.
+    async fn take_up_or_resume(self: &Rc<Self>) -> Result<(), String> {
+        if self.departed {
+            let arrived = self.run(|core| core.begin(Scope::Machine, CycleEvent::Arrive)).await;
+            arrived.map_err(|refusal| format!("not arrived: {}", refusal.reason()))?;
+            self.tell("state", None, "arrived".to_owned());
+            return Ok(());
+        }
+        let cut_short = self.core.borrow_mut().resume();
+        if !cut_short.is_empty() {
+            self.tell("state", None, "what the worker before had begun is undone".to_owned());
+        }
+        self.pump();
+        self.note_unheld();
+        self.commit().await.map_err(|refusal| refusal.reason().to_owned())
+    }
+}
+
+fn forget_requests(host: &Rc<Host>) {
+    let host = Rc::clone(host);
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(REPETITIONS).await;
+        host.persisted.borrow_mut().forget_requests();
+    });
+}
+
+/// Does what the store says until it is time to go.
+async fn serve(host: &Rc<Host>, events: &mut Events) -> Result<Ended, WorkerError> {
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = host.upgrades.departed() => return Ok(Ended::Departed),
+        };
+        match event {
+            Event::Quiesce => match host.quiesce().await {
+                Ok(()) => host.custody.quiesced().await?,
+                Err(refusal) => {
+                    // The keeper's deadline ends the upgrade; until then nothing is served.
+                    tracing::error!(reason = refusal.reason(), "this worker cannot stand still");
+                }
+            },
+            Event::Resume { reason } => host.resume(reason),
+            Event::Retire => {
+                host.retire().await;
+                return Ok(Ended::Retired);
+            }
+            Event::Upgraded { worker, keeper, reason } => host.upgraded(worker, keeper, &reason),
+            Event::Stop => return Ok(Ended::Stopped),
+            Event::Lost(error) => return Err(error.into()),
+            event => tracing::debug!(?event, "ignored while serving"),
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Writes what has changed in the framework to the keeper: one slot for each session and file, one
+//! for the machine.
+//!
+//! Invariants:
+//! - A slot's record and its descriptor change together, in one batch of the keeper's.
+//! - A file's descriptor goes to the keeper once. When the file changes sides (it goes over, comes
+//!   back, is carried on) its new record takes over the slot that has the descriptor.
+//! - A slot whose file has gone stays, with an empty record, as long as something kept refers to
+//!   its descriptor: an *orphan*.
+
+use std::collections::{HashMap, HashSet};
+
+use luo_carriers::HostFile;
+use luo_core::{FileKey, FileRecord, Orchestrator, SessionId, SessionRecord, Side, Token};
+
+use super::custody::{Custody, space};
+use super::records::{self, FileExtra, SessionExtra};
+use super::sessions::Holders;
+
+/// Where the records of sessions and files are, and what luod notes beside the framework's.
+#[derive(Debug, Default)]
+pub(crate) struct Persisted {
+    machine: Option<u64>,
+    sessions: HashMap<SessionId, SessionSlot>,
+    files: HashMap<FileKey, FileSlot>,
+    orphans: HashSet<u64>,
+    /// What requests made files, noted before their records are written.
+    made_by: HashMap<FileKey, FileExtra>,
+    /// What requests of the worker before made, by place and token: a client whose connection
+    /// broke sends its last requests again.
+    repeatable: HashMap<(SessionId, u64), HashMap<u32, Token>>,
+}
+
+#[derive(Debug, Default)]
+struct SessionSlot {
+    key: u64,
+    extra: SessionExtra,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct FileSlot {
+    key: u64,
+    has_file: bool,
+    extra: FileExtra,
+}
+
+impl Persisted {
+    /// The machine's record was found in this slot.
+    pub(crate) fn found_machine(&mut self, key: u64) {
+        self.machine = Some(key);
+    }
+
+    /// A session's record was found in this slot.
+    pub(crate) fn found_session(&mut self, id: SessionId, key: u64, extra: SessionExtra) {
+        self.sessions.insert(id, SessionSlot { key, extra });
+    }
+
+    /// A file's record was found in this slot.
+    pub(crate) fn found_file(&mut self, file: FileKey, key: u64, has_file: bool, extra: FileExtra) {
+        self.files.insert(file, FileSlot { key, has_file, extra });
+        if extra.request != 0 && file.side == Side::Outgoing {
+            let made = self.repeatable.entry((file.session, extra.request)).or_default();
+            made.insert(extra.index, file.token);
+        }
+    }
+
+    /// Clients have had the time to send their last requests again.
+    pub(crate) fn forget_requests(&mut self) {
+        self.repeatable = HashMap::new();
+    }
+
+    /// A slot without a record was found: it goes unless something refers to its descriptor.
+    pub(crate) fn found_orphan(&mut self, key: u64, custody: &Custody) {
+        self.orphan(key, custody);
+    }
+
+    /// What luod notes of a session beside the framework's record.
+    pub(crate) fn session_extra(&mut self, id: SessionId) -> &mut SessionExtra {
+        &mut self.sessions.entry(id).or_default().extra
+    }
+
+    /// The tokens that this request has made before the connection broke, by their place in it.
+    pub(crate) fn made_before(
+        &self,
+        session: SessionId,
+        request: u64,
+    ) -> Option<HashMap<u32, Token>> {
+        self.repeatable.get(&(session, request)).cloned()
+    }
+
+    /// Notes what request made a file.
+    pub(crate) fn made_by(&mut self, file: FileKey, extra: FileExtra) {
+        self.made_by.insert(file, extra);
+    }
+
+    /// Writes what has changed. It is in the keeper when the batch is, see [`Custody::commit`].
+    pub(crate) fn write(
+        &mut self,
+        core: &mut Orchestrator<HostFile>,
+        holders: &mut Holders,
+        custody: &Custody,
+    ) {
+        let mut dirty = core.take_dirty();
+        let given = holders.take_changed();
+        dirty.sessions.extend(given.iter().copied());
+        dirty.sessions.sort_unstable();
+        dirty.sessions.dedup();
+        if dirty.machine {
+            let key = *self.machine.get_or_insert_with(|| custody.allocate(space::MACHINE));
+            match records::machine(&core.machine_record()) {
+                Ok(bytes) => custody.put(key, &bytes, &[]),
+                Err(error) => custody.note_unwritable(&error),
+            }
+        }
+        for id in dirty.sessions {
+            match core.session_record(id) {
+                Some(record) => {
+                    let descriptor = given.contains(&id).then(|| holders.descriptor(id));
+                    self.write_session(&record, descriptor, custody);
+                }
+                None => {
+                    if let Some(slot) = self.sessions.remove(&id) {
+                        custody.forget(slot.key);
+                    }
+                }
+            }
+        }
+        // Slots of files that are gone first: records of files that stay may take them over.
+        let mut freed: HashSet<u64> = HashSet::new();
+        let mut present = Vec::with_capacity(dirty.files.len());
+        for file in dirty.files {
+            match core.file_record(file) {
+                Some(record) => present.push((file, record)),
+                None => {
+                    self.made_by.remove(&file);
+                    if let Some(slot) = self.files.remove(&file) {
+                        if slot.has_file {
+                            freed.insert(slot.key);
+                        } else {
+                            custody.forget(slot.key);
+                        }
+                    }
+                }
+            }
+        }
+        for (file, record) in present {
+            let held = core.file_ref(file);
+            self.write_file(file, &record, held, &mut freed, custody);
+        }
+        for key in freed {
+            self.orphan(key, custody);
+        }
+    }
+
+    /// `descriptor`: `None` if the one in the keeper is right, `Some(None)` if there is none.
+    fn write_session(
+        &mut self,
+        record: &SessionRecord,
+        descriptor: Option<Option<&HostFile>>,
+        custody: &Custody,
+    ) {
+        let slot = self.sessions.entry(record.id).or_default();
+        let bytes = match records::session(record, &slot.extra) {
+            Ok(bytes) => bytes,
+            Err(error) => return custody.note_unwritable(&error),
+        };
+        let new = slot.key == 0;
+        if new {
+            slot.key = custody.allocate(space::SESSION);
+        }
+        match descriptor {
+            Some(server) => custody.put(slot.key, &bytes, server.as_slice()),
+            None if new => custody.put(slot.key, &bytes, &[]),
+            None => custody.rewrite(slot.key, &bytes),
+        }
+    }
+
+    fn write_file(
+        &mut self,
+        file: FileKey,
+        record: &FileRecord,
+        held: Option<HostFile>,
+        freed: &mut HashSet<u64>,
+        custody: &Custody,
+    ) {
+        let old = self.files.get(&file).copied();
+        let extra = self.made_by.remove(&file).or(old.map(|slot| slot.extra)).unwrap_or_default();
+        let bytes = match records::file(record, &extra) {
+            Ok(bytes) => bytes,
+            Err(error) => return custody.note_unwritable(&error),
+        };
+        if let Some(slot) = old.filter(|slot| slot.has_file) {
+            custody.rewrite(slot.key, &bytes);
+            self.files.insert(file, FileSlot { extra, ..slot });
+            return;
+        }
+        let Some(held) = held else {
+            let key = old.map_or_else(|| custody.allocate(space::FILE), |slot| slot.key);
+            custody.put(key, &bytes, &[]);
+            self.files.insert(file, FileSlot { key, has_file: false, extra });
+            return;
+        };
+        let theirs = held.slot();
+        let key = match theirs {
+            Some(key) if freed.remove(&key) || self.orphans.remove(&key) => {
+                custody.adopt(key);
+                custody.rewrite(key, &bytes);
+                if let Some(slot) = old {
+                    custody.forget(slot.key);
+                }
+                key
+            }
+            _ => {
+                let key = old.map_or_else(|| custody.allocate(space::FILE), |slot| slot.key);
+                custody.put(key, &bytes, &[&held]);
+                held.set_slot(Some(key));
+                key
+            }
+        };
+        self.files.insert(file, FileSlot { key, has_file: true, extra });
+    }
+
+    /// Lets go of a slot with a descriptor, now or with the last thing that refers to it.
+    fn orphan(&mut self, key: u64, custody: &Custody) {
+        if !custody.forget_or_keep(key) {
+            custody.rewrite(key, &[]);
+            self.orphans.insert(key);
+        }
+    }
+}

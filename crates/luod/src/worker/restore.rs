@@ -1,0 +1,212 @@
+//! Builds the framework's state from what the store holds.
+//!
+//! ```text
+//! slots ──▶ Loaded (everything decoded, nothing done) ──▶ Restored (a framework that can serve)
+//! ```
+//!
+//! Invariants:
+//! - All records are decoded before the first one takes effect.
+//! - What one damaged record describes is lost to this luod, and to no other: its slot stays as it
+//!   is. A candidate refuses instead, so that the luod that can read it serves on.
+//! - What a worker that died in the middle of something had kept, and nothing refers to, goes.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use luo_abi::keeper::key;
+use luo_carriers::HostFile;
+use luo_core::{Caps, FileKey, Handle, MachineRecord, Orchestrator, SessionRecord, State};
+use luo_files::{LiveHandler, MemfdHandler};
+
+use super::custody::{Custody, space};
+use super::persist::Persisted;
+use super::records::{self, FileExtra, SessionExtra};
+use crate::config::Config;
+
+/// A session's slot, decoded.
+#[derive(Debug)]
+struct FoundSession {
+    key: u64,
+    record: SessionRecord,
+    extra: SessionExtra,
+    server: Option<HostFile>,
+}
+
+/// A file's slot, decoded.
+#[derive(Debug)]
+struct FoundFile {
+    key: u64,
+    record: luo_core::FileRecord,
+    extra: FileExtra,
+    file: Option<HostFile>,
+}
+
+/// Everything that the store holds, decoded.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    machine: Option<(u64, MachineRecord)>,
+    sessions: Vec<FoundSession>,
+    files: Vec<FoundFile>,
+    orphans: Vec<u64>,
+    /// What cannot be read, and why.
+    pub(crate) damaged: Vec<String>,
+}
+
+/// A framework that can serve, and what belongs to it.
+#[derive(Debug)]
+pub(crate) struct Restored {
+    pub(crate) core: Orchestrator<HostFile>,
+    pub(crate) persisted: Persisted,
+    /// Sessions that somebody holds, and luod's ends of their descriptors.
+    pub(crate) held: Vec<(luo_core::SessionId, HostFile)>,
+    /// The machine has departed: its handover is to be taken up.
+    pub(crate) departed: bool,
+    /// What could not be restored, and why.
+    pub(crate) failed: Vec<String>,
+}
+
+impl Loaded {
+    /// Decodes every slot.
+    pub(crate) fn read(custody: &Custody) -> Self {
+        let mut loaded = Self::default();
+        for key in custody.keys(space::MACHINE) {
+            let Some(slot) = custody.get(key) else { continue };
+            match records::read_machine(&slot.record) {
+                Ok(record) => loaded.machine = Some((key, record)),
+                Err(error) => loaded.damaged.push(format!("the machine's record: {error}")),
+            }
+        }
+        for key in custody.keys(space::SESSION) {
+            let Some(slot) = custody.get(key) else { continue };
+            match records::read_session(&slot.record) {
+                Ok((record, extra)) => {
+                    let server = slot.files.into_iter().next();
+                    loaded.sessions.push(FoundSession { key, record, extra, server });
+                }
+                Err(error) => loaded.damaged.push(format!("a session's record: {error}")),
+            }
+        }
+        for key in custody.keys(space::FILE) {
+            let Some(slot) = custody.get(key) else { continue };
+            if slot.record.is_empty() {
+                loaded.orphans.push(key);
+                continue;
+            }
+            match records::read_file(&slot.record) {
+                Ok((record, extra)) => {
+                    let file = slot.files.into_iter().next();
+                    loaded.files.push(FoundFile { key, record, extra, file });
+                }
+                Err(error) => loaded.damaged.push(format!("a file's record: {error}")),
+            }
+        }
+        loaded.sessions.sort_by_key(|session| session.record.id);
+        loaded.files.sort_by_key(|file| file.key);
+        loaded
+    }
+
+    /// Whether the machine has committed a handover that nobody has taken up.
+    fn departed(&self) -> bool {
+        self.machine.as_ref().is_some_and(|(_, record)| record.departed)
+    }
+
+    /// Builds the framework. `take_up`: whether a committed handover is to be taken up; otherwise
+    /// its machine is restored as it was before it departed.
+    pub(crate) fn restore(
+        mut self,
+        config: &Config,
+        custody: &Custody,
+        take_up: bool,
+    ) -> Result<Restored, String> {
+        let departed = take_up && self.departed();
+        let mut core = new_core(config)?;
+        let mut persisted = Persisted::default();
+        let mut failed = std::mem::take(&mut self.damaged);
+        let mut held = Vec::new();
+        if departed {
+            // Everything is in the handover; the records of before end with it.
+            let number = self.machine.as_ref().map_or(0, |(_, record)| record.number);
+            let fresh = MachineRecord {
+                state: State::Normal,
+                transition: None,
+                departed: false,
+                number,
+                next_session: 1,
+                boot_data: Vec::new(),
+                subsystems: Vec::new(),
+                shared: Vec::new(),
+            };
+            core.restore_machine(fresh).map_err(|error| error.to_string())?;
+            if let Some((key, _)) = self.machine {
+                persisted.found_machine(key);
+            }
+            for session in self.sessions {
+                custody.forget(session.key);
+            }
+            for file in self.files {
+                persisted.found_orphan(file.key, custody);
+            }
+            for key in self.orphans {
+                persisted.found_orphan(key, custody);
+            }
+            return Ok(Restored { core, persisted, held, departed, failed });
+        }
+        let mut machine_normal = true;
+        let mut in_use: HashSet<u64> = HashSet::from([key::HANDOVER]);
+        if let Some((key, mut record)) = self.machine {
+            record.departed = false;
+            machine_normal = record.state == State::Normal && record.transition.is_none();
+            for shared in &record.shared {
+                in_use.extend(shared.kept.iter().map(|Handle(handle)| *handle));
+            }
+            core.restore_machine(record).map_err(|error| error.to_string())?;
+            persisted.found_machine(key);
+        }
+        for FoundSession { key, record, extra, server } in self.sessions {
+            let id = record.id;
+            let name = record.name.to_string();
+            if let Err(error) = core.restore_session(record) {
+                failed.push(format!("session {name}: {error}"));
+                continue;
+            }
+            persisted.found_session(id, key, extra);
+            held.extend(server.map(|server| (id, server)));
+        }
+        for FoundFile { key, record, extra, file } in self.files {
+            in_use.extend(record.kept.iter().map(|Handle(handle)| *handle));
+            let place = FileKey { session: record.session, side: record.side, token: record.token };
+            let has_file = file.is_some();
+            if let Err(error) = core.restore_file(record, file) {
+                failed
+                    .push(format!("token {} of session {}: {error}", place.token, place.session.0));
+                continue;
+            }
+            persisted.found_file(place, key, has_file, extra);
+        }
+        for key in self.orphans {
+            persisted.found_orphan(key, custody);
+        }
+        if machine_normal && failed.is_empty() {
+            for key in custody.keys(key::CARRIER) {
+                if !in_use.contains(&key) {
+                    custody.forget_kept(key);
+                }
+            }
+        }
+        Ok(Restored { core, persisted, held, departed, failed })
+    }
+}
+
+/// An empty framework with every handler this luod knows.
+fn new_core(config: &Config) -> Result<Orchestrator<HostFile>, String> {
+    let limits = luo_core::Limits {
+        sessions: Some(config.limits.sessions),
+        files: Some(config.limits.files),
+        bytes: Some(config.limits.bytes),
+        exempt_root: true,
+    };
+    let mut core = Orchestrator::new(Caps::LIVE | Caps::MEMORY | Caps::BYTES, limits);
+    core.register_handler(Arc::new(LiveHandler)).map_err(|error| error.to_string())?;
+    core.register_handler(Arc::new(MemfdHandler)).map_err(|error| error.to_string())?;
+    Ok(core)
+}

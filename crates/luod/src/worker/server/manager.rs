@@ -1,0 +1,553 @@
+//! The interface `io.luo`: luod as a whole.
+
+use std::fs::File;
+use std::future::Future;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use luo::protocol::{
+    self, Answer, ClaimSession, CreateSession, FileInfo, FileList, FinishMachine, Handover,
+    ListFiles, MANAGER, Nothing, Participate, ReleaseSession, Report, Reported, SessionGiven,
+    SessionInfo, SessionList, Status, SubsystemInfo, Upgrade, Watched,
+};
+use luo::wire::Frame;
+use luo_core::{
+    Criticality, Errno, Event, FileKey, FinishOptions, Incoming, OnClose, Policy, Scope, SessionId,
+    State, SubsystemKind, SubsystemOptions,
+};
+use rustix::fs::{MemfdFlags, memfd_create};
+use tokio::sync::{broadcast, mpsc};
+
+use super::connection::Service;
+use super::introspect::{self, Call};
+use super::session::unclaimed_files;
+use super::{Descriptor, Pending, Reply};
+use crate::worker::access::Peer;
+use crate::worker::host::{Host, state};
+use crate::worker::refusal::Refusal;
+use crate::worker::sessions::now_seconds;
+
+/// Files in one part of a list.
+const FILES_PER_PART: usize = 1_000;
+/// The longest a client may wait for a session, in milliseconds.
+const LONGEST_WAIT: u64 = 3_600_000;
+/// Deadline of an upgrade unless one is asked for, in milliseconds.
+const UPGRADE_DEADLINE: u64 = 10_000;
+
+/// Serves one client's connection to luod itself.
+pub(super) struct ManagerService {
+    host: Rc<Host>,
+    peer: Peer,
+}
+
+impl ManagerService {
+    pub(super) fn new(host: Rc<Host>, peer: Peer) -> Self {
+        Self { host, peer }
+    }
+
+    fn answer(&self, call: &Call<'_>, descriptors: Vec<OwnedFd>) -> Result<Pending, Reply> {
+        let Some(method) = call.method.strip_prefix(MANAGER).and_then(|m| m.strip_prefix('.'))
+        else {
+            return Ok(
+                introspect::answer(call).map_or_else(|| introspect::unknown(call), Pending::Ready)
+            );
+        };
+        let host = Rc::clone(&self.host);
+        Ok(match method {
+            "GetStatus" => Pending::Ready(Reply::new(&self.status())),
+            "ListSessions" => Pending::Ready(Reply::new(&self.sessions())),
+            "ListFiles" => self.files(&call.parameters()?, call.more),
+            "CreateSession" => self.create(call.parameters()?),
+            "ClaimSession" => self.claim(call.parameters()?),
+            "ReleaseSession" => {
+                let ReleaseSession { name } = call.parameters()?;
+                let peer = self.peer;
+                later(async move {
+                    let info = host.session_for(&name, peer)?;
+                    host.release(info.id).await?;
+                    host.tell("session", Some(name), format!("released by uid {}", peer.uid));
+                    Ok(Reply::new(&Nothing {}))
+                })
+            }
+            "Prepare" => self.event("prepare", |host| event(host, Event::Prepare)),
+            "Freeze" => self.event("freeze", |host| event(host, Event::Freeze)),
+            "Cancel" => self.event("cancel", |host| event(host, Event::Cancel)),
+            "Depart" => self.event("depart", depart),
+            "Finish" => {
+                let FinishMachine { unclaimed } = call.parameters()?;
+                let options = FinishOptions {
+                    unclaimed: unclaimed_files(unclaimed.unwrap_or_default()),
+                    carry_reclaimed: false,
+                };
+                self.event("finish", move |host| async move {
+                    host.run(|core| core.finish(Scope::Machine, options)).await?.to_protocol()
+                })
+            }
+            "Rehearse" => self.event("rehearse", rehearse),
+            "Upgrade" => self.upgrade(call.parameters()?, descriptors),
+            "GetHandover" => Pending::Ready(or_refused(self.handover())),
+            "Watch" if call.more => self.watch(),
+            "Participate" if call.more => self.participate(call.parameters()?),
+            "Watch" | "Participate" => {
+                Pending::Ready(Reply::service_error("ExpectedMore", "method", &call.method))
+            }
+            "Answer" => Pending::Ready(or_refused(self.take_answer(call.parameters()?))),
+            _ => introspect::unknown(call),
+        })
+    }
+
+    fn status(&self) -> Status {
+        let core = self.host.core.borrow();
+        let machine = core.status();
+        let (mut files, mut unclaimed, mut unclaimed_pinned, mut sessions) = (0, 0, 0, 0);
+        for session in core.sessions() {
+            sessions += 1;
+            files += (session.outgoing + session.incoming) as u64;
+            if session.unclaimed {
+                unclaimed += 1;
+                unclaimed_pinned += session.pinned;
+            }
+        }
+        let subsystems = core
+            .subsystems()
+            .map(|info| SubsystemInfo {
+                name: info.name.to_string(),
+                participant: info.remote,
+                required: info.options.criticality == Criticality::Required,
+                phase: info.state.name().to_owned(),
+            })
+            .collect();
+        let limits = self.host.config.limits;
+        let carrier = self.host.custody.carrier();
+        Status {
+            version: self.host.upgrades.version().to_owned(),
+            pid: u64::from(std::process::id()),
+            incarnation: self.host.custody.incarnation(),
+            keeper: self.host.config.keeper.name().to_owned(),
+            carrier: carrier.name().to_owned(),
+            reach: carrier.reach().name().to_owned(),
+            state: state(machine.state),
+            transition: machine.transition.map(|event| event.name().to_owned()),
+            liveupdate_number: core.number(),
+            sessions,
+            files,
+            pinned: core.pinned(),
+            unclaimed,
+            unclaimed_pinned,
+            subsystems,
+            limits: protocol::Limits {
+                sessions: limits.sessions,
+                files: limits.files,
+                bytes: limits.bytes,
+            },
+        }
+    }
+
+    fn sessions(&self) -> SessionList {
+        let core = self.host.core.borrow();
+        let sessions = core
+            .sessions()
+            .filter(|info| self.host.access.may_use(self.peer, info.owner))
+            .map(|info| describe(&core, &info))
+            .collect();
+        SessionList { sessions }
+    }
+
+    fn describe(&self, id: SessionId) -> Result<SessionInfo, Refusal> {
+        let info = self.host.session_info(id)?;
+        Ok(describe(&self.host.core.borrow(), &info))
+    }
+
+    fn files(&self, parameters: &ListFiles, more: bool) -> Pending {
+        let listed = match &parameters.session {
+            Some(name) => match self.host.session_for(name, self.peer) {
+                Ok(info) => vec![(info.id, info.name.to_string())],
+                Err(refusal) => return Pending::Ready(Reply::refused_by_manager(refusal)),
+            },
+            None => self
+                .host
+                .core
+                .borrow()
+                .sessions()
+                .filter(|info| self.host.access.may_use(self.peer, info.owner))
+                .map(|info| (info.id, info.name.to_string()))
+                .collect(),
+        };
+        if !more {
+            let files = listed.iter().flat_map(|(id, name)| self.list(*id, name)).collect();
+            return Pending::Ready(Reply::new(&FileList { files }));
+        }
+        let (sender, receiver) = mpsc::channel(1);
+        let service = Self::new(Rc::clone(&self.host), self.peer);
+        tokio::task::spawn_local(async move {
+            let mut part = Vec::new();
+            for (id, name) in listed {
+                for file in service.list(id, &name) {
+                    part.push(file);
+                    if part.len() == FILES_PER_PART {
+                        let files = std::mem::take(&mut part);
+                        if sender.send(Reply::part(&FileList { files }, true)).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            }
+            // The client may have gone.
+            let _ = sender.send(Reply::part(&FileList { files: part }, false)).await;
+        });
+        Pending::Stream(receiver)
+    }
+
+    fn list(&self, id: SessionId, name: &str) -> Vec<FileInfo> {
+        let core = self.host.core.borrow();
+        core.files(id)
+            .map(|file| {
+                let key = FileKey { session: id, side: file.side, token: file.token };
+                let failure = match &file.incoming {
+                    Some(Incoming::Failed(error)) => Some(*Refusal::from(error).0),
+                    _ => file.left_out.as_ref().map(|error| *Refusal::from(error).0),
+                };
+                let phase = match &file.incoming {
+                    Some(Incoming::Failed(_)) => "failed",
+                    _ if file.reclaimed => "reclaimed",
+                    Some(Incoming::Retrieved) => "retrieved",
+                    Some(_) => "incoming",
+                    None => match file.state {
+                        State::Prepared => "prepared",
+                        State::Frozen => "frozen",
+                        _ => "registered",
+                    },
+                };
+                FileInfo {
+                    session: name.to_owned(),
+                    token: file.token.0,
+                    handler: file.compatible.to_string(),
+                    required: file.criticality == Criticality::Required,
+                    phase: phase.to_owned(),
+                    what: core
+                        .file_ref(key)
+                        .map_or_else(|| "not retrieved".to_owned(), |file| what(&file)),
+                    pinned: file.pinned,
+                    failure,
+                }
+            })
+            .collect()
+    }
+
+    fn create(&self, parameters: CreateSession) -> Pending {
+        let CreateSession { name, policy, request } = parameters;
+        let policy = policy.unwrap_or_default();
+        let policy = Policy {
+            on_close: match policy.on_close {
+                protocol::OnClose::Release => OnClose::Release,
+                protocol::OnClose::Keep => OnClose::Keep { ttl_seconds: policy.ttl_seconds },
+            },
+        };
+        let request = request.unwrap_or(0);
+        let (host, peer) = (Rc::clone(&self.host), self.peer);
+        let service = Self::new(Rc::clone(&self.host), self.peer);
+        later(async move {
+            let made = host.core.borrow_mut().create_session(&name, peer.owner(), policy);
+            let id = match made {
+                Ok(id) => id,
+                Err(error) => service
+                    .made_by_this_request(&name, request)
+                    .ok_or_else(|| service.taken(&name, error.into()))?,
+            };
+            host.persisted.borrow_mut().session_extra(id).created_by = request;
+            let client = match host.hold(id) {
+                Ok(client) => client,
+                Err(refusal) => {
+                    host.core.borrow_mut().owner_gone(id, now_seconds())?;
+                    host.release(id).await?;
+                    return Err(refusal);
+                }
+            };
+            if let Err(refusal) = host.commit().await {
+                host.release(id).await?;
+                return Err(refusal);
+            }
+            host.sessions_changed.notify_waiters();
+            host.tell("session", Some(name), format!("created by process {}", peer.pid));
+            service.give(id, client)
+        })
+    }
+
+    /// The session that a request has made before its connection broke.
+    fn made_by_this_request(&self, name: &str, request: u64) -> Option<SessionId> {
+        let info = self.host.session_for(name, self.peer).ok()?;
+        let created_by = self.host.persisted.borrow_mut().session_extra(info.id).created_by;
+        if request == 0 || created_by != request {
+            return None;
+        }
+        self.host.core.borrow_mut().owner_back(info.id).ok()?;
+        Some(info.id)
+    }
+
+    /// A taken name is told apart from another user's.
+    fn taken(&self, name: &str, refusal: Refusal) -> Refusal {
+        match self.host.session_for(name, self.peer) {
+            Err(other) if other.errno() == "EPERM" => other,
+            _ => refusal,
+        }
+    }
+
+    fn give(&self, id: SessionId, client: OwnedFd) -> Result<Reply, Refusal> {
+        let session = self.describe(id)?;
+        Ok(Reply::new(&SessionGiven { session }).with(vec![Descriptor::Own(client)]))
+    }
+
+    fn claim(&self, parameters: ClaimSession) -> Pending {
+        let wait = parameters.wait_milliseconds.unwrap_or(0).min(LONGEST_WAIT);
+        let service = Self::new(Rc::clone(&self.host), self.peer);
+        later(async move {
+            let wait = Duration::from_millis(wait);
+            let (id, client) = service.host.claim(&parameters.name, service.peer, wait).await?;
+            service.give(id, client)
+        })
+    }
+
+    /// An event of the machine, for operators.
+    fn event<W>(&self, what: &str, run: impl FnOnce(Rc<Host>) -> W) -> Pending
+    where
+        W: Future<Output = Result<Report, Refusal>> + 'static,
+    {
+        if let Err(refusal) = self.host.access.operator(self.peer, what) {
+            return Pending::Ready(Reply::refused_by_manager(refusal));
+        }
+        let running = run(Rc::clone(&self.host));
+        // It goes on when the client that asked for it has gone.
+        let task = tokio::task::spawn_local(running);
+        later(async move {
+            let report = task
+                .await
+                .map_err(|_| Refusal::new(Errno::Canceled, "luod is being stopped; ask again"))??;
+            Ok(Reply::new(&Reported { report }))
+        })
+    }
+
+    fn upgrade(&self, parameters: Upgrade, mut descriptors: Vec<OwnedFd>) -> Pending {
+        if let Err(refusal) = self.host.access.operator(self.peer, "upgrade") {
+            return Pending::Ready(Reply::refused_by_manager(refusal));
+        }
+        let limit = Duration::from_millis(
+            parameters.deadline_milliseconds.unwrap_or(UPGRADE_DEADLINE).max(1),
+        );
+        let keeper = parameters.keeper.unwrap_or(false);
+        let binary = descriptors.pop();
+        let host = Rc::clone(&self.host);
+        later(async move {
+            let upgraded = host.upgrade(binary, limit, keeper).await?;
+            let told = Rc::clone(&host);
+            Ok(Reply::new(&upgraded).when_delivered(move || told.upgrades.told()))
+        })
+    }
+
+    fn handover(&self) -> Result<Reply, Refusal> {
+        self.host.access.operator(self.peer, "the handover")?;
+        let blob = self.host.core.borrow().files_tree()?;
+        let failed = |error: std::io::Error| {
+            let errno = error.raw_os_error().map_or(Errno::Io, Errno::from_raw);
+            Refusal::new(errno, format!("no memory for the handover: {error}"))
+        };
+        let memory = memfd_create("luo-handover", MemfdFlags::CLOEXEC)
+            .map_err(|error| failed(error.into()))?;
+        let mut file = File::from(memory);
+        file.write_all(&blob).map_err(failed)?;
+        let size = blob.len() as u64;
+        Ok(Reply::new(&Handover { size }).with(vec![Descriptor::Own(file.into())]))
+    }
+
+    fn watch(&self) -> Pending {
+        let (sender, receiver) = mpsc::channel(1);
+        let mut events = self.host.watch();
+        let (access, peer) = (self.host.access, self.peer);
+        let host = Rc::clone(&self.host);
+        tokio::task::spawn_local(async move {
+            loop {
+                let event = tokio::select! {
+                    event = events.recv() => event,
+                    () = sender.closed() => return,
+                };
+                let event = match event {
+                    Ok(event) => event,
+                    Err(broadcast::error::RecvError::Lagged(missed)) => protocol::Event {
+                        kind: "lost".to_owned(),
+                        state: String::new(),
+                        session: None,
+                        text: format!("{missed} events were not read in time"),
+                    },
+                    Err(broadcast::error::RecvError::Closed) => return,
+                };
+                // What goes on in others' sessions is not for everybody.
+                let visible = access.is_operator(peer)
+                    || event
+                        .session
+                        .as_deref()
+                        .is_none_or(|name| host.session_for(name, peer).is_ok());
+                if visible && sender.send(Reply::part(&Watched { event }, true)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Pending::Stream(receiver)
+    }
+
+    fn participate(&self, parameters: Participate) -> Pending {
+        let longest = self.host.config.participants.deadline_milliseconds;
+        let deadline = parameters.deadline_milliseconds.unwrap_or(longest).clamp(1, longest);
+        let criticality = match self.host.access.participation(self.peer, parameters.required) {
+            Ok(criticality) => criticality,
+            Err(refusal) => return Pending::Ready(Reply::refused_by_manager(refusal)),
+        };
+        let (host, peer) = (Rc::clone(&self.host), self.peer);
+        let name = parameters.name;
+        let options = SubsystemOptions { criticality, concurrent: true };
+        let registered =
+            host.core.borrow_mut().register_subsystem(&name, SubsystemKind::Remote, options);
+        if let Err(error) = registered {
+            return Pending::Ready(Reply::refused_by_manager(error.into()));
+        }
+        let (number, mut calls) = host.participants.borrow_mut().join(
+            name.clone(),
+            peer,
+            Duration::from_millis(deadline),
+        );
+        host.tell("participant", None, format!("{name} takes part, process {}", peer.pid));
+        host.pump();
+        host.commit();
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::task::spawn_local(async move {
+            loop {
+                let call = tokio::select! {
+                    call = calls.recv() => call,
+                    () = sender.closed() => None,
+                };
+                let Some(call) = call else { break };
+                if sender.send(call).await.is_err() {
+                    break;
+                }
+            }
+            host.participants.borrow_mut().leave(number);
+            if let Err(error) = host.core.borrow_mut().subsystem_gone(&name) {
+                tracing::debug!(%error, "a participant left that was not there any more");
+            }
+            host.pump();
+            host.commit();
+        });
+        Pending::Stream(receiver)
+    }
+
+    fn take_answer(&self, answer: Answer) -> Result<Reply, Refusal> {
+        let (id, outcome) = self.host.participants.borrow_mut().answer(answer, self.peer)?;
+        self.host.answered(id, outcome);
+        self.host.pump();
+        self.host.commit();
+        Ok(Reply::new(&Nothing {}))
+    }
+}
+
+impl Service for ManagerService {
+    fn call(&mut self, frame: Frame) -> Pending {
+        let Frame { text, descriptors } = frame;
+        let frame = Frame { text, descriptors: Vec::new() };
+        let call = match Call::read(&frame) {
+            Ok(call) => call,
+            Err(reply) => return Pending::Ready(reply),
+        };
+        let answer = self.answer(&call, descriptors).unwrap_or_else(Pending::Ready);
+        super::silence(answer, call.oneway)
+    }
+
+    fn is_paused(&self) -> bool {
+        self.host.upgrades.is_paused()
+    }
+
+    async fn resumed(&self) {
+        self.host.upgrades.resumed().await;
+    }
+}
+
+async fn event(host: Rc<Host>, event: Event) -> Result<Report, Refusal> {
+    host.run(|core| core.begin(Scope::Machine, event)).await?.to_protocol()
+}
+
+/// Commits the handover; then this worker ends and the next one arrives.
+async fn depart(host: Rc<Host>) -> Result<Report, Refusal> {
+    let report = event(Rc::clone(&host), Event::Depart).await?;
+    host.upgrades.depart();
+    Ok(report)
+}
+
+/// Prepares, freezes and cancels, and tells how long each part took.
+async fn rehearse(host: Rc<Host>) -> Result<Report, Refusal> {
+    let mut whole = event(Rc::clone(&host), Event::Prepare).await?;
+    let mut frozen = event(Rc::clone(&host), Event::Freeze).await?;
+    let mut cancelled = event(Rc::clone(&host), Event::Cancel).await?;
+    whole.timings.append(&mut frozen.timings);
+    whole.timings.append(&mut cancelled.timings);
+    whole.left_out.append(&mut frozen.left_out);
+    Ok(Report {
+        event: "rehearse".to_owned(),
+        state: cancelled.state,
+        microseconds: whole.microseconds + frozen.microseconds + cancelled.microseconds,
+        timings: whole.timings,
+        left_out: whole.left_out,
+    })
+}
+
+fn describe(
+    core: &luo_core::Orchestrator<luo_carriers::HostFile>,
+    info: &luo_core::SessionInfo,
+) -> SessionInfo {
+    let retrieved = core
+        .files(info.id)
+        .filter(|file| matches!(file.incoming, Some(Incoming::Retrieved)))
+        .count() as u64;
+    let (on_close, ttl_seconds) = match info.policy.on_close {
+        OnClose::Release => (protocol::OnClose::Release, None),
+        OnClose::Keep { ttl_seconds } => (protocol::OnClose::Keep, ttl_seconds),
+    };
+    SessionInfo {
+        id: info.id.0,
+        name: info.name.to_string(),
+        uid: info.owner.uid,
+        gid: info.owner.gid,
+        policy: protocol::Policy { on_close, ttl_seconds },
+        state: state(info.status.state),
+        held: !info.unclaimed,
+        files: info.outgoing as u64,
+        incoming: info.incoming as u64,
+        retrieved,
+        pinned: info.pinned,
+        expires_in_seconds: info.expires.map(|at| at.saturating_sub(now_seconds())),
+    }
+}
+
+/// What a descriptor is, as `/proc` names it.
+fn what(file: &impl AsFd) -> String {
+    let link = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+    std::fs::read_link(link).map_or_else(|_| "?".to_owned(), |path| path.display().to_string())
+}
+
+/// Tells a client that it has too many connections, as far as it can be told without waiting.
+pub(super) fn refuse_connection(socket: &OwnedFd, uid: u32, limit: usize) {
+    let reason = format!(
+        "uid {uid} has all of the {limit} connections that one user may have; close some, or raise \
+         clients.connections_per_user"
+    );
+    let mut reply = Reply::refused_by_manager(Refusal::new(Errno::NoSpc, reason));
+    reply.text.push(0);
+    // It is refused either way.
+    let _ = luo::wire::send(socket.as_fd(), &reply.text, &[]);
+}
+
+fn or_refused(answer: Result<Reply, Refusal>) -> Reply {
+    answer.unwrap_or_else(Reply::refused_by_manager)
+}
+
+fn later(answer: impl Future<Output = Result<Reply, Refusal>> + 'static) -> Pending {
+    Pending::later(async move { or_refused(answer.await) })
+}

@@ -1,0 +1,305 @@
+//! The interface `io.luo.Session`: one session, for whoever holds its descriptor.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use luo::protocol::{
+    Finish, Info, MAX_DESCRIPTORS, Nothing, Preserve, Preserved, Refused, Retrieve, Retrieved,
+    SESSION, Unclaimed, Unpreserve, Unpreserved,
+};
+use luo::wire::Frame;
+use luo_carriers::HostFile;
+use luo_core::{
+    Criticality, Errno, Event, FileKey, FinishOptions, Retrieval, Scope, SessionId, Side, Token,
+    UnclaimedFiles,
+};
+use tokio::time::Instant;
+
+use super::connection::Service;
+use super::introspect::{self, Call};
+use super::{Descriptor, Pending, Reply};
+use crate::worker::host::{Host, state};
+use crate::worker::records::FileExtra;
+use crate::worker::refusal::Refusal;
+
+/// How long retrieving the files of one request may take.
+const RETRIEVE_DEADLINE: Duration = Duration::from_secs(120);
+
+/// Serves one connection of a session.
+pub(super) struct SessionService {
+    host: Rc<Host>,
+    id: SessionId,
+}
+
+impl SessionService {
+    pub(super) fn new(host: Rc<Host>, id: SessionId) -> Self {
+        Self { host, id }
+    }
+
+    fn answer(&self, call: &Call<'_>, descriptors: Vec<OwnedFd>) -> Result<Pending, Reply> {
+        let Some(method) = call.method.strip_prefix(SESSION).and_then(|m| m.strip_prefix('.'))
+        else {
+            return Ok(
+                introspect::answer(call).map_or_else(|| introspect::unknown(call), Pending::Ready)
+            );
+        };
+        Ok(match method {
+            "GetInfo" => Pending::Ready(or_refused(self.info())),
+            "Preserve" => self.preserve(&call.parameters()?, descriptors),
+            "Unpreserve" => self.unpreserve(&call.parameters()?),
+            "Retrieve" => self.retrieve(call.parameters()?),
+            "Prepare" => self.event(Event::Prepare),
+            "Freeze" => self.event(Event::Freeze),
+            "Cancel" => self.event(Event::Cancel),
+            "Finish" => self.finish(call.parameters()?),
+            "Release" => {
+                let (host, id) = (Rc::clone(&self.host), self.id);
+                // The session's connections end with it: this one's answer goes first.
+                later(async move {
+                    host.end_session(id).await?;
+                    Ok(Reply::new(&Nothing {}))
+                })
+            }
+            _ => introspect::unknown(call),
+        })
+    }
+
+    fn info(&self) -> Result<Reply, Refusal> {
+        let info = self.host.session_info(self.id)?;
+        let core = self.host.core.borrow();
+        let (mut files, mut incoming) = (Vec::new(), Vec::new());
+        for file in core.files(self.id) {
+            match file.side {
+                Side::Outgoing => files.push(file.token.0),
+                Side::Incoming => incoming.push(file.token.0),
+            }
+        }
+        let name = info.name.to_string();
+        Ok(Reply::new(&Info { name, state: state(info.status.state), files, incoming }))
+    }
+
+    fn preserve(&self, parameters: &Preserve, descriptors: Vec<OwnedFd>) -> Pending {
+        let count = descriptors.len();
+        let wrong = |reason: String| {
+            Pending::Ready(Reply::refused_by_session(Refusal::new(Errno::Inval, reason)))
+        };
+        if parameters.count != count {
+            return wrong(format!("{count} descriptors came with it, not {}", parameters.count));
+        }
+        if let Some(tokens) = &parameters.tokens
+            && tokens.len() != count
+        {
+            return wrong(format!("{} tokens for {count} descriptors", tokens.len()));
+        }
+        let criticality = match parameters.required {
+            Some(false) => Criticality::Optional,
+            _ => Criticality::Required,
+        };
+        let request = parameters.request.unwrap_or(0);
+        let mut made = Vec::with_capacity(count);
+        let mut reply = Preserved { tokens: Vec::with_capacity(count), refused: Vec::new() };
+        {
+            let mut core = self.host.core.borrow_mut();
+            let mut persisted = self.host.persisted.borrow_mut();
+            let repeated = persisted.made_before(self.id, request);
+            for (index, descriptor) in descriptors.into_iter().enumerate() {
+                let place = u32::try_from(index).unwrap_or(u32::MAX);
+                if let Some(token) = repeated.as_ref().and_then(|tokens| tokens.get(&place)) {
+                    reply.tokens.push(token.0);
+                    continue;
+                }
+                let wanted = parameters.tokens.as_ref().map(|tokens| Token(tokens[index]));
+                match core.preserve(self.id, wanted, HostFile::from(descriptor), criticality) {
+                    Ok(token) => {
+                        let key = FileKey { session: self.id, side: Side::Outgoing, token };
+                        persisted.made_by(key, FileExtra { request, index: place });
+                        made.push(token);
+                        reply.tokens.push(token.0);
+                    }
+                    Err(error) => {
+                        reply.tokens.push(wanted.map_or(0, |token| token.0));
+                        reply.refused.push(refused(index, wanted, error.into()));
+                    }
+                }
+            }
+        }
+        let ticket = self.host.commit();
+        let (host, id) = (Rc::clone(&self.host), self.id);
+        later(async move {
+            if let Err(refusal) = ticket.await {
+                // luod never holds a file of a refused request.
+                for token in made {
+                    if let Err(error) = host.core.borrow_mut().unpreserve(id, token) {
+                        tracing::warn!(%error, "a file that could not be kept stays");
+                    }
+                }
+                host.commit();
+                return Err(refusal);
+            }
+            Ok(Reply::new(&reply))
+        })
+    }
+
+    fn unpreserve(&self, parameters: &Unpreserve) -> Pending {
+        let mut reply = Unpreserved::default();
+        for (index, token) in parameters.tokens.iter().enumerate() {
+            let token = Token(*token);
+            if let Err(error) = self.host.core.borrow_mut().unpreserve(self.id, token) {
+                reply.refused.push(refused(index, Some(token), error.into()));
+            }
+        }
+        let ticket = self.host.commit();
+        later(async move {
+            ticket.await?;
+            Ok(Reply::new(&reply))
+        })
+    }
+
+    fn retrieve(&self, parameters: Retrieve) -> Pending {
+        if parameters.tokens.len() > MAX_DESCRIPTORS {
+            let reason = format!(
+                "{} files at once, and a message carries {MAX_DESCRIPTORS}; split the request",
+                parameters.tokens.len()
+            );
+            return Pending::Ready(Reply::refused_by_session(Refusal::new(Errno::TooBig, reason)));
+        }
+        let (host, id) = (Rc::clone(&self.host), self.id);
+        later(async move {
+            let deadline = Instant::now() + RETRIEVE_DEADLINE;
+            let mut answers: HashMap<usize, Result<HostFile, Refusal>> = HashMap::new();
+            loop {
+                let changed = host.retrieved.notified();
+                for (index, token) in parameters.tokens.iter().enumerate() {
+                    if answers.contains_key(&index) {
+                        continue;
+                    }
+                    match host.core.borrow_mut().retrieve(id, Token(*token)) {
+                        Ok(Retrieval::Ready(file)) => _ = answers.insert(index, Ok(file)),
+                        Ok(Retrieval::Failed(error)) => {
+                            answers.insert(index, Err(error.into()));
+                        }
+                        Ok(Retrieval::Pending) => {}
+                        Err(error) => _ = answers.insert(index, Err(error.into())),
+                    }
+                }
+                if answers.len() == parameters.tokens.len() {
+                    break;
+                }
+                host.pump();
+                if tokio::time::timeout_at(deadline, changed).await.is_err() {
+                    let reason = "the files were not restored in time; ask again";
+                    return Err(Refusal::new(Errno::TimedOut, reason));
+                }
+            }
+            host.commit();
+            let mut reply = Retrieved::default();
+            let mut given = Vec::new();
+            for (index, token) in parameters.tokens.iter().enumerate() {
+                match answers.remove(&index) {
+                    Some(Ok(file)) => {
+                        reply.tokens.push(*token);
+                        given.push(Descriptor::Shared(file));
+                    }
+                    Some(Err(refusal)) => {
+                        reply.refused.push(refused(index, Some(Token(*token)), refusal));
+                    }
+                    None => {}
+                }
+            }
+            let tokens = reply.tokens.clone();
+            let reply = Reply::new(&reply).with(given);
+            Ok(reply.when_delivered(move || {
+                for token in tokens {
+                    // Finished meanwhile: then it does not matter any more.
+                    let _ = host.core.borrow_mut().mark_reclaimed(id, Token(token));
+                }
+                host.commit();
+            }))
+        })
+    }
+
+    fn event(&self, event: Event) -> Pending {
+        let (host, id) = (Rc::clone(&self.host), self.id);
+        later(async move {
+            host.run(|core| core.begin(Scope::Session(id), event)).await?;
+            Ok(Reply::new(&Nothing {}))
+        })
+    }
+
+    fn finish(&self, parameters: Finish) -> Pending {
+        let (host, id) = (Rc::clone(&self.host), self.id);
+        later(async move {
+            let request = parameters.request.unwrap_or(0);
+            if request != 0 && host.persisted.borrow_mut().session_extra(id).finished_by == request
+            {
+                return Ok(Reply::new(&Nothing {}));
+            }
+            let options = FinishOptions {
+                unclaimed: unclaimed_files(parameters.unclaimed.unwrap_or_default()),
+                carry_reclaimed: parameters.carry_reclaimed.unwrap_or(false),
+            };
+            let ending = host.begin(|core| core.finish(Scope::Session(id), options))?;
+            // Written with the records of its end; a repetition is known by it.
+            let before = std::mem::replace(
+                &mut host.persisted.borrow_mut().session_extra(id).finished_by,
+                request,
+            );
+            let ended = ending.end().await?;
+            if let Err(error) = &ended.report.result {
+                host.persisted.borrow_mut().session_extra(id).finished_by = before;
+                return Err(error.into());
+            }
+            Ok(Reply::new(&Nothing {}))
+        })
+    }
+}
+
+impl Service for SessionService {
+    fn call(&mut self, frame: Frame) -> Pending {
+        let Frame { text, descriptors } = frame;
+        let frame = Frame { text, descriptors: Vec::new() };
+        let call = match Call::read(&frame) {
+            Ok(call) => call,
+            Err(reply) => return Pending::Ready(reply),
+        };
+        let answer = self.answer(&call, descriptors).unwrap_or_else(Pending::Ready);
+        super::silence(answer, call.oneway)
+    }
+
+    fn is_paused(&self) -> bool {
+        self.host.upgrades.is_paused()
+    }
+
+    async fn resumed(&self) {
+        self.host.upgrades.resumed().await;
+    }
+}
+
+/// What the interface says about files that nobody retrieved, in the framework's words.
+pub(super) fn unclaimed_files(unclaimed: Unclaimed) -> UnclaimedFiles {
+    match unclaimed {
+        Unclaimed::Refuse => UnclaimedFiles::Refuse,
+        Unclaimed::Release => UnclaimedFiles::Release,
+        Unclaimed::Carry => UnclaimedFiles::Carry,
+    }
+}
+
+fn refused(index: usize, token: Option<Token>, refusal: Refusal) -> Refused {
+    Refused {
+        index,
+        token: token.map(|token| token.0),
+        errno: refusal.0.errno,
+        reason: refusal.0.reason,
+    }
+}
+
+fn or_refused(answer: Result<Reply, Refusal>) -> Reply {
+    answer.unwrap_or_else(Reply::refused_by_session)
+}
+
+fn later(answer: impl Future<Output = Result<Reply, Refusal>> + 'static) -> Pending {
+    Pending::later(async move { or_refused(answer.await) })
+}

@@ -1,0 +1,421 @@
+//! Who holds a session: the descriptor that makes a session a capability.
+//!
+//! A session's descriptor is one end of a socket of packets; the other end is here, and in the
+//! keeper. A packet on it brings a stream socket, which luod serves as a connection of that
+//! session: so any number of processes can share the descriptor, and a connection that breaks is
+//! made again through it. When the last copy is closed, the session is held by nobody.
+//!
+//! ```text
+//!            create, claim                      last copy closed
+//! (no one) ───────────────▶ held ──────────────────────────────────▶ unclaimed ──▶ ended
+//!                            ▲                                       │    policy: release,
+//!                            └───────────────── claim ───────────────┘    or time limit
+//! ```
+
+use std::collections::{HashMap, HashSet};
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use luo::protocol::CONNECT_PACKET;
+use luo_carriers::HostFile;
+use luo_core::{
+    Errno, Event, FinishOptions, OnClose, Scope, SessionId, SessionInfo, State, UnclaimedFiles,
+};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
+};
+use tokio::io::Interest;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::access::Peer;
+use super::host::Host;
+use super::refusal::Refusal;
+use super::server;
+
+/// Between two looks at whether a session's holder has gone, where nothing wakes the claim.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Seconds since 1970, for time limits that outlive processes.
+pub(crate) fn now_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// luod's end of a session's descriptor.
+#[derive(Debug)]
+struct Holder {
+    server: HostFile,
+    watch: AbortHandle,
+    connections: Vec<AbortHandle>,
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        self.watch.abort();
+        for connection in &self.connections {
+            connection.abort();
+        }
+    }
+}
+
+/// All sessions that somebody holds.
+#[derive(Debug, Default)]
+pub(crate) struct Holders {
+    all: HashMap<SessionId, Holder>,
+    /// Sessions whose descriptor in the keeper is not the one here.
+    changed: HashSet<SessionId>,
+    /// Sessions that somebody is claiming at this moment.
+    claiming: HashSet<SessionId>,
+}
+
+impl Holders {
+    pub(crate) fn is_held(&self, id: SessionId) -> bool {
+        self.all.contains_key(&id)
+    }
+
+    /// Sessions whose slot has to be written because their descriptor has changed.
+    pub(crate) fn take_changed(&mut self) -> HashSet<SessionId> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// luod's end of a session's descriptor.
+    pub(crate) fn descriptor(&self, id: SessionId) -> Option<&HostFile> {
+        self.all.get(&id).map(|holder| &holder.server)
+    }
+
+    fn let_go(&mut self, id: SessionId) {
+        if self.all.remove(&id).is_some() {
+            self.changed.insert(id);
+        }
+    }
+}
+
+/// A claim that is under way; no second one runs beside it.
+struct Claiming {
+    host: Rc<Host>,
+    id: SessionId,
+}
+
+impl Drop for Claiming {
+    fn drop(&mut self) {
+        self.host.holders.borrow_mut().claiming.remove(&self.id);
+        self.host.sessions_changed.notify_waiters();
+    }
+}
+
+impl Host {
+    /// Makes a descriptor for a session that nobody holds; gives the client's end.
+    pub(crate) fn hold(self: &Rc<Self>, id: SessionId) -> Result<OwnedFd, Refusal> {
+        let pair = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        );
+        let (server, client) = pair.map_err(|error| {
+            let reason = format!("no descriptor for the session: {error}");
+            Refusal::new(Errno::from_raw(error.raw_os_error()), reason)
+        })?;
+        self.watch_holder(id, HostFile::from(server), true)?;
+        Ok(client)
+    }
+
+    /// Watches luod's end of a session's descriptor.
+    pub(crate) fn watch_holder(
+        self: &Rc<Self>,
+        id: SessionId,
+        server: HostFile,
+        is_new: bool,
+    ) -> Result<(), Refusal> {
+        let refused = |error: io::Error| {
+            let reason = format!("the session's descriptor cannot be watched: {error}");
+            Refusal::new(error.raw_os_error().map_or(Errno::Io, Errno::from_raw), reason)
+        };
+        // A socket of packets in fact: the runtime only has to watch it, packets are read here.
+        let socket = server.try_clone_fd().map(UnixDatagram::from).map_err(refused)?;
+        let socket = socket
+            .set_nonblocking(true)
+            .and_then(|()| tokio::net::UnixDatagram::from_std(socket))
+            .map_err(refused)?;
+        let host = Rc::clone(self);
+        let watch = tokio::task::spawn_local(async move {
+            host.serve_holder(id, socket).await;
+            // This task is about to be dropped with its holder: what follows runs by itself.
+            let host = Rc::clone(&host);
+            tokio::task::spawn_local(async move { host.holder_gone(id).await });
+        });
+        let mut holders = self.holders.borrow_mut();
+        let holder = Holder { server, watch: watch.abort_handle(), connections: Vec::new() };
+        holders.all.insert(id, holder);
+        if is_new {
+            holders.changed.insert(id);
+        }
+        Ok(())
+    }
+
+    /// Serves connections until the last copy of the descriptor is closed.
+    async fn serve_holder(self: &Rc<Self>, id: SessionId, socket: tokio::net::UnixDatagram) {
+        loop {
+            self.upgrades.resumed().await;
+            if socket.readable().await.is_err() {
+                return;
+            }
+            match socket.try_io(Interest::READABLE, || receive_packet(socket.as_fd())) {
+                Ok(Packet::Connect(stream)) => self.connect_session(id, stream),
+                Ok(Packet::Unknown) => {
+                    tracing::debug!(session = id.0, "a packet that is no connection was ignored");
+                }
+                Ok(Packet::Closed) => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+                Err(error) => {
+                    tracing::warn!(session = id.0, %error, "a session's descriptor failed");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn connect_session(self: &Rc<Self>, id: SessionId, stream: OwnedFd) {
+        let Some(owner) = self.core.borrow().session(id).map(|info| info.owner) else { return };
+        let Some(admission) = self.clients.admit(owner.uid) else {
+            tracing::warn!(uid = owner.uid, "too many connections; one to a session was refused");
+            return;
+        };
+        let task = server::serve_session(Rc::clone(self), id, stream, admission);
+        if let Some(holder) = self.holders.borrow_mut().all.get_mut(&id) {
+            holder.connections.retain(|connection| !connection.is_finished());
+            holder.connections.push(task);
+        }
+    }
+
+    /// The last copy of a session's descriptor was closed: what the policy says is done.
+    pub(crate) async fn holder_gone(self: &Rc<Self>, id: SessionId) {
+        self.holders.borrow_mut().let_go(id);
+        let info = {
+            let mut core = self.core.borrow_mut();
+            if core.owner_gone(id, now_seconds()).is_err() {
+                return;
+            }
+            core.session(id)
+        };
+        self.commit();
+        self.sessions_changed.notify_waiters();
+        let Some(info) = info else { return };
+        let name = info.name.to_string();
+        match info.policy.on_close {
+            OnClose::Release => match self.release(id).await {
+                Ok(()) => self.tell("session", Some(name), "closed and released".to_owned()),
+                Err(refusal) => {
+                    let text = format!("closed, but not released: {}", refusal.reason());
+                    self.tell("failure", Some(name), text);
+                }
+            },
+            OnClose::Keep { .. } => {
+                let text = format!(
+                    "nobody holds it; {} files wait, {} bytes stay in use",
+                    info.outgoing + info.incoming,
+                    info.pinned
+                );
+                self.tell("session", Some(name), text);
+            }
+        }
+    }
+
+    /// Ends a session, whatever state it is in, and the connections to it.
+    pub(crate) async fn release(self: &Rc<Self>, id: SessionId) -> Result<(), Refusal> {
+        self.end_session(id).await?;
+        self.holders.borrow_mut().let_go(id);
+        Ok(())
+    }
+
+    /// Ends a session; connections to it stay until their client closes them, so that the one that
+    /// asked gets its answer.
+    pub(crate) async fn end_session(self: &Rc<Self>, id: SessionId) -> Result<(), Refusal> {
+        self.run(|core| core.release_session(id)).await?;
+        self.sessions_changed.notify_waiters();
+        Ok(())
+    }
+
+    /// Takes a session over for somebody new: when this is done it is `updated`, or `normal` where
+    /// it has no files. Waits until the one before has let go of it.
+    pub(crate) async fn claim(
+        self: &Rc<Self>,
+        name: &str,
+        peer: Peer,
+        wait: Duration,
+    ) -> Result<(SessionId, OwnedFd), Refusal> {
+        let deadline = Instant::now() + wait;
+        let claiming = loop {
+            let changed = self.sessions_changed.notified();
+            let info = self.session_for(name, peer)?;
+            let busy = {
+                let mut holders = self.holders.borrow_mut();
+                if !info.unclaimed || holders.is_held(info.id) {
+                    Some("is held by another process")
+                } else if !holders.claiming.insert(info.id) {
+                    Some("is being claimed by another process")
+                } else {
+                    None
+                }
+            };
+            let Some(busy) = busy else { break Claiming { host: Rc::clone(self), id: info.id } };
+            if Instant::now() >= deadline {
+                let reason = format!("session {name} {busy}; wait until it has closed it");
+                return Err(Refusal::new(Errno::Busy, reason));
+            }
+            let look = deadline.min(Instant::now() + LOOK_AGAIN);
+            // Whether something has changed or not: it is looked at again.
+            let _ = tokio::time::timeout_at(look, changed).await;
+        };
+        let id = claiming.id;
+        self.bring_back(id).await?;
+        self.core.borrow_mut().owner_back(id)?;
+        let client = match self.hold(id) {
+            Ok(client) => client,
+            Err(refusal) => {
+                self.core.borrow_mut().owner_gone(id, now_seconds())?;
+                self.commit();
+                return Err(refusal);
+            }
+        };
+        drop(claiming);
+        self.commit().await?;
+        self.tell("session", Some(name.to_owned()), format!("claimed by process {}", peer.pid));
+        Ok((id, client))
+    }
+
+    /// Brings an unclaimed session to where all its files can be retrieved.
+    async fn bring_back(self: &Rc<Self>, id: SessionId) -> Result<(), Refusal> {
+        loop {
+            let info = self.session_info(id)?;
+            match info.status.state {
+                State::Updated if info.outgoing == 0 => return Ok(()),
+                // Its owner died between retrieving and finishing, and had preserved more
+                // meanwhile: all of it goes over together.
+                State::Updated => {
+                    let options =
+                        FinishOptions { unclaimed: UnclaimedFiles::Carry, carry_reclaimed: true };
+                    self.run(|core| core.finish(Scope::Session(id), options)).await?;
+                }
+                State::Normal if info.outgoing == 0 => return Ok(()),
+                State::Normal | State::Prepared | State::Frozen => {
+                    let scope = Scope::Session(id);
+                    self.run(|core| core.begin(scope, Event::Depart)).await?;
+                    self.run(|core| core.begin(scope, Event::Arrive)).await?;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// The session of this name, if the peer may use it.
+    pub(crate) fn session_for(&self, name: &str, peer: Peer) -> Result<SessionInfo, Refusal> {
+        let core = self.core.borrow();
+        let info = core
+            .session_by_name(name)
+            .and_then(|id| core.session(id))
+            .ok_or_else(|| Refusal::new(Errno::NoEnt, format!("there is no session {name}")))?;
+        self.access.session(peer, info.owner, name)?;
+        Ok(info)
+    }
+
+    pub(crate) fn session_info(&self, id: SessionId) -> Result<SessionInfo, Refusal> {
+        self.core
+            .borrow()
+            .session(id)
+            .ok_or_else(|| Refusal::new(Errno::NoEnt, "the session has ended"))
+    }
+
+    /// Notes the sessions that nobody holds: their holder went while no worker was there.
+    pub(crate) fn note_unheld(self: &Rc<Self>) {
+        let sessions: Vec<SessionInfo> = self.core.borrow().sessions().collect();
+        for info in sessions {
+            if !info.unclaimed && !self.holders.borrow().is_held(info.id) {
+                let host = Rc::clone(self);
+                tokio::task::spawn_local(async move { host.holder_gone(info.id).await });
+            }
+        }
+    }
+
+    /// Ends sessions whose time limit has passed, for ever.
+    pub(crate) async fn expire(self: Rc<Self>) {
+        loop {
+            let next = self.core.borrow().next_expiry();
+            let changed = self.sessions_changed.notified();
+            match next {
+                None => changed.await,
+                Some(at) => {
+                    let left = Duration::from_secs(at.saturating_sub(now_seconds()));
+                    // The clock may be set meanwhile: look at least once a minute.
+                    let left = left.min(Duration::from_secs(60));
+                    let _ = tokio::time::timeout(left, changed).await;
+                }
+            }
+            self.upgrades.resumed().await;
+            let expired = self.core.borrow().expired(now_seconds());
+            for id in expired {
+                let Ok(info) = self.session_info(id) else { continue };
+                let text = match self.release(id).await {
+                    Ok(()) => "its time limit has passed; released".to_owned(),
+                    Err(refusal) => {
+                        // Not again at once.
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                        format!("its time limit has passed, but: {}", refusal.reason())
+                    }
+                };
+                self.tell("expired", Some(info.name.to_string()), text);
+            }
+        }
+    }
+}
+
+enum Packet {
+    Connect(OwnedFd),
+    Unknown,
+    Closed,
+}
+
+fn receive_packet(socket: BorrowedFd<'_>) -> io::Result<Packet> {
+    let mut bytes = [0; 64];
+    let mut space = [const { MaybeUninit::uninit() }; rustix::cmsg_space!(ScmRights(4))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::net::recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut bytes)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
+    )?;
+    let mut descriptors: Vec<OwnedFd> = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(list) = message {
+            descriptors.extend(list);
+        }
+    }
+    if received.bytes == 0 && descriptors.is_empty() {
+        // An empty packet looks the same as the end.
+        let mut poll = [PollFd::from_borrowed_fd(socket, PollFlags::IN)];
+        rustix::event::poll(&mut poll, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+        let closed = poll[0].revents().intersects(PollFlags::HUP | PollFlags::ERR);
+        return Ok(if closed { Packet::Closed } else { Packet::Unknown });
+    }
+    match (descriptors.pop(), descriptors.is_empty()) {
+        (Some(stream), true) if &bytes[..received.bytes] == CONNECT_PACKET => {
+            Ok(if is_stream(&stream) { Packet::Connect(stream) } else { Packet::Unknown })
+        }
+        _ => Ok(Packet::Unknown),
+    }
+}
+
+/// Whether it is a connected Unix stream socket: nothing else can be served.
+fn is_stream(descriptor: &OwnedFd) -> bool {
+    use rustix::net::sockopt;
+    sockopt::socket_domain(descriptor) == Ok(AddressFamily::UNIX)
+        && sockopt::socket_type(descriptor) == Ok(SocketType::STREAM)
+        && sockopt::socket_acceptconn(descriptor) == Ok(false)
+}

@@ -1,0 +1,230 @@
+//! The worker's side of its own replacement: pause, hand over, go on or go.
+//!
+//! ```text
+//! serving ── Upgrade ──▶ asked ── quiesce ──▶ paused ── retire ──▶ (the new worker serves)
+//!    ▲                     │                     │
+//!    └───── resume ────────┴────── resume ───────┘
+//! ```
+//!
+//! Invariants: while paused nothing changes in the framework and no call is read; what clients
+//! have sent stays in their sockets, or is sent again by the library to the next worker.
+
+use std::cell::{Cell, RefCell};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use luo::protocol::Upgraded;
+use luo_core::{Errno, State};
+use tokio::sync::{Notify, oneshot};
+
+use super::host::Host;
+use super::refusal::Refusal;
+use crate::store::Upgrade;
+
+/// How long the new worker may take to say its version.
+const VERSION_DEADLINE: Duration = Duration::from_secs(1);
+/// How long the last replies of a worker that is to go may take.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How an upgrade ended: the version that serves now, or why the old one does.
+type Verdict = Result<String, String>;
+
+/// Where the worker is with its own replacement.
+#[derive(Debug)]
+pub(crate) struct Upgrades {
+    version: String,
+    paused: Cell<bool>,
+    resumed: Notify,
+    waiting: RefCell<Option<oneshot::Sender<Verdict>>>,
+    /// The client that asked has its answer, or nobody asked.
+    told: Cell<bool>,
+    heard: Notify,
+    departed: Notify,
+    /// Where the next worker can be asked for its version.
+    socket: RefCell<Option<PathBuf>>,
+}
+
+impl Default for Upgrades {
+    fn default() -> Self {
+        Self {
+            version: crate::version(),
+            paused: Cell::new(false),
+            resumed: Notify::new(),
+            waiting: RefCell::new(None),
+            told: Cell::new(true),
+            heard: Notify::new(),
+            departed: Notify::new(),
+            socket: RefCell::new(None),
+        }
+    }
+}
+
+impl Upgrades {
+    /// This luod's version.
+    pub(crate) fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Clients reach luod there.
+    pub(crate) fn reached_at(&self, socket: PathBuf) {
+        *self.socket.borrow_mut() = Some(socket);
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.get()
+    }
+
+    /// Comes back when nothing is paused.
+    pub(crate) async fn resumed(&self) {
+        while self.paused.get() {
+            let resumed = self.resumed.notified();
+            if !self.paused.get() {
+                return;
+            }
+            resumed.await;
+        }
+    }
+
+    /// The client that asked for the upgrade has its answer.
+    pub(crate) fn told(&self) {
+        self.told.set(true);
+        self.heard.notify_waiters();
+    }
+
+    /// The machine has departed: this worker ends.
+    pub(crate) fn depart(&self) {
+        self.departed.notify_one();
+    }
+
+    /// Comes back when the machine has departed.
+    pub(crate) async fn departed(&self) {
+        self.departed.notified().await;
+    }
+
+    fn conclude(&self, verdict: Verdict) {
+        if let Some(waiting) = self.waiting.borrow_mut().take() {
+            // Who asked may have gone.
+            let _ = waiting.send(verdict);
+        }
+    }
+}
+
+impl Host {
+    /// Has this worker replaced, or its keeper. Comes back in the old worker in either case.
+    pub(crate) async fn upgrade(
+        self: &Rc<Self>,
+        binary: Option<OwnedFd>,
+        limit: Duration,
+        keeper: bool,
+    ) -> Result<Upgraded, Refusal> {
+        let machine = self.core.borrow().status();
+        if machine.transition.is_some() || matches!(machine.state, State::Prepared | State::Frozen)
+        {
+            let reason = "an update of the machine goes on; finish or cancel it first";
+            return Err(Refusal::new(Errno::Busy, reason));
+        }
+        if self.upgrades.waiting.borrow().is_some() {
+            return Err(Refusal::new(Errno::Busy, "an upgrade is under way already"));
+        }
+        let binary = match binary {
+            Some(binary) => binary,
+            None => File::open("/proc/self/exe").map(OwnedFd::from).map_err(|error| {
+                let errno = error.raw_os_error().map_or(Errno::Io, Errno::from_raw);
+                Refusal::new(errno, format!("luod's own binary cannot be opened: {error}"))
+            })?,
+        };
+        let (waiting, verdict) = oneshot::channel();
+        *self.upgrades.waiting.borrow_mut() = Some(waiting);
+        self.upgrades.told.set(false);
+        let what = if keeper { Upgrade::Keeper } else { Upgrade::Worker };
+        if let Err(refusal) = self.custody.upgrade(binary, limit, what).await {
+            self.upgrades.waiting.borrow_mut().take();
+            self.upgrades.told();
+            return Err(refusal);
+        }
+        let who = if keeper { "keeper" } else { "worker" };
+        self.tell("upgrade", None, format!("another {who} is being started"));
+        match verdict.await {
+            Ok(Ok(after)) => Ok(Upgraded { before: self.upgrades.version.clone(), after }),
+            Ok(Err(reason)) => {
+                self.upgrades.told();
+                self.tell("upgrade", None, format!("the {who} of before serves on: {reason}"));
+                let reason =
+                    format!("{reason}; the {who} of luod {} serves on", self.upgrades.version);
+                Err(Refusal::new(Errno::Canceled, reason))
+            }
+            Err(_) => Err(Refusal::new(Errno::Canceled, "luod is being stopped; ask again")),
+        }
+    }
+
+    /// The keeper wants everything to stand still.
+    pub(crate) async fn quiesce(self: &Rc<Self>) -> Result<(), Refusal> {
+        self.upgrades.paused.set(true);
+        while self.running.get() > 0 {
+            let idle = self.idle.notified();
+            if self.running.get() > 0 {
+                idle.await;
+            }
+        }
+        self.commit().await
+    }
+
+    /// The upgrade did not take place: goes on.
+    pub(crate) fn resume(self: &Rc<Self>, reason: String) {
+        self.upgrades.paused.set(false);
+        self.upgrades.resumed.notify_waiters();
+        self.upgrades.conclude(Err(reason));
+    }
+
+    /// An upgrade that leaves this worker in place has ended: the keeper's, or one that another
+    /// worker was asked for.
+    pub(crate) fn upgraded(self: &Rc<Self>, worker: bool, keeper: bool, reason: &str) {
+        if keeper {
+            self.tell("upgrade", None, "the keeper was replaced".to_owned());
+            self.upgrades.conclude(Ok(self.upgrades.version.clone()));
+        } else if !reason.is_empty() {
+            self.upgrades.conclude(Err(reason.to_owned()));
+        } else if worker {
+            self.tell("upgrade", None, "this worker has taken over".to_owned());
+        }
+    }
+
+    /// Another worker serves: answers the client that asked, and then it is time to go.
+    pub(crate) async fn retire(self: &Rc<Self>) {
+        let version = self.version_of_next().await;
+        self.upgrades.conclude(Ok(version));
+        let heard = async {
+            while !self.upgrades.told.get() {
+                let heard = self.upgrades.heard.notified();
+                if self.upgrades.told.get() {
+                    return;
+                }
+                heard.await;
+            }
+        };
+        // Whether the client took it or not.
+        let _ = tokio::time::timeout(LAST_WORDS, heard).await;
+    }
+
+    /// The next worker is asked as any client would.
+    async fn version_of_next(&self) -> String {
+        let Some(socket) = self.upgrades.socket.borrow().clone() else {
+            return "unknown".to_owned();
+        };
+        let ask = move || {
+            let options = luo::Options::new().socket(socket).deadline(VERSION_DEADLINE);
+            luo::Manager::connect(options)?.status().map(|status| status.version)
+        };
+        match tokio::task::spawn_blocking(ask).await {
+            Ok(Ok(version)) => version,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the next worker did not say its version");
+                "unknown".to_owned()
+            }
+            Err(_) => "unknown".to_owned(),
+        }
+    }
+}
