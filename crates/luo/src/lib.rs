@@ -19,8 +19,10 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod blocking;
 mod calls;
-mod connection;
+mod client;
+mod drive;
 mod error;
 mod exchange;
 mod manager;
@@ -29,12 +31,15 @@ mod participant;
 pub mod protocol;
 mod request;
 mod session;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 pub mod wire;
 
 pub use calls::{Recalled, Verdict};
 pub use error::{Error, Refusal};
+pub use luo_sys::{Memory, MemoryError};
 pub use manager::{Manager, Watch};
-pub use options::{DEFAULT_DEADLINE, Options};
-pub use participant::{Participant, ParticipantOptions};
+pub use options::{DEFAULT_DEADLINE, Options, ParticipantOptions};
+pub use participant::Participant;
 pub use protocol::{OnClose, Policy, State, Unclaimed};
 pub use session::Session;
