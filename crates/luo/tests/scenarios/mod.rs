@@ -1,0 +1,45 @@
+//! What must hold for both APIs alike. Each test is compiled once for each.
+
+mod batches;
+mod broken;
+mod feeds;
+mod manager;
+mod opening;
+mod repeating;
+
+use std::os::fd::OwnedFd;
+use std::thread;
+
+use crate::api::{Session, run};
+use crate::fake::*;
+
+/// A test of one session. `server` gets luod's end and the session's first connection.
+fn with_session(
+    server: impl FnOnce(SessionEnd, Peer) + Send + 'static,
+    client: impl AsyncFnOnce(Session),
+) {
+    with_options(patient(), server, client);
+}
+
+fn with_options(
+    options: luo::Options,
+    server: impl FnOnce(SessionEnd, Peer) + Send + 'static,
+    client: impl AsyncFnOnce(Session),
+) {
+    let (end, descriptor) = SessionEnd::pair();
+    let server = thread::spawn(move || {
+        let mut peer = end.accept();
+        peer.take("io.luo.Session.GetInfo");
+        peer.reply(info("normal"));
+        server(end, peer);
+    });
+    run(async {
+        let session = wait!(Session::from_descriptor_with(descriptor, options)).unwrap();
+        client(session).await;
+    });
+    server.join().unwrap();
+}
+
+fn inode(file: &OwnedFd) -> u64 {
+    rustix::fs::fstat(file).unwrap().st_ino
+}
