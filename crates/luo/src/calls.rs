@@ -98,9 +98,13 @@ pub(crate) fn preserve<'fd>(
         .collect()
 }
 
-/// The verdicts on a batch of `count` files.
-pub(crate) fn preserved(count: usize, answers: Vec<Answer>) -> Result<Vec<Verdict>, Error> {
-    batch(count, MAX_DESCRIPTORS, answers, |size, answer| {
+/// The verdicts on a batch of `count` files, which have these tokens.
+pub(crate) fn preserved(
+    count: usize,
+    tokens: Option<&[u64]>,
+    answers: Vec<Answer>,
+) -> Result<Vec<Verdict>, Error> {
+    let mut verdicts = batch(count, MAX_DESCRIPTORS, answers, |size, answer| {
         let method = answer.method().to_owned();
         let (reply, _) = answer.decode::<Preserved>()?;
         if reply.tokens.len() != size {
@@ -109,7 +113,13 @@ pub(crate) fn preserved(count: usize, answers: Vec<Answer>) -> Result<Vec<Verdic
         let mut refused = by_index(&method, size, reply.refused)?;
         let verdicts = reply.tokens.into_iter().zip(refused.iter_mut());
         Ok(verdicts.map(|(token, refused)| refused.take().map_or(Ok(token), Err)).collect())
-    })
+    })?;
+    for (verdict, token) in verdicts.iter_mut().zip(tokens.unwrap_or_default()) {
+        if let Err(refusal) = verdict {
+            refusal.token = Some(*token);
+        }
+    }
+    Ok(verdicts)
 }
 
 pub(crate) fn unpreserve(tokens: &[u64]) -> Result<Vec<Prepared<'static>>, Error> {

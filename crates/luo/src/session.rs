@@ -168,6 +168,16 @@ impl Session {
         now(self.client.preserve_batch(&files, Some(&tokens), true))
     }
 
+    /// As [`preserve_many`](Self::preserve_many), where one refused file is a refusal of the whole:
+    /// the error names the first. The others stay preserved.
+    ///
+    /// # Errors
+    /// As [`preserve`](Self::preserve).
+    pub fn preserve_all<F: AsFd>(&self, files: &[(u64, F)]) -> Result<(), Error> {
+        let (tokens, files) = calls::split(files);
+        now(self.client.preserve_all(&files, &tokens))
+    }
+
     /// As [`preserve_many`](Self::preserve_many), for files without which an update may go on.
     ///
     /// # Errors

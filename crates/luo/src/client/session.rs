@@ -119,8 +119,17 @@ impl<D: Drive> Session<D> {
         required: bool,
     ) -> Result<Vec<Verdict>, Error> {
         let calls = calls::preserve(files, tokens, required)?;
-        let read = |answers| calls::preserved(files.len(), answers);
+        let read = |answers| calls::preserved(files.len(), tokens, answers);
         self.connections.batch(calls, &self.deadline(), read).await
+    }
+
+    pub(crate) async fn preserve_all(
+        &self,
+        files: &[BorrowedFd<'_>],
+        tokens: &[u64],
+    ) -> Result<(), Error> {
+        let verdicts = self.preserve_batch(files, Some(tokens), true).await?;
+        verdicts.into_iter().try_for_each(|verdict| verdict.map(|_| ())).map_err(Error::from)
     }
 
     pub(crate) async fn unpreserve(&self, token: u64) -> Result<(), Error> {

@@ -157,6 +157,15 @@ impl Session {
         self.client.preserve_batch(&files, Some(&tokens), true).await
     }
 
+    /// As [`luo::Session::preserve_all`](crate::Session::preserve_all).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn preserve_all<F: AsFd>(&self, files: &[(u64, F)]) -> Result<(), Error> {
+        let (tokens, files) = calls::split(files);
+        self.client.preserve_all(&files, &tokens).await
+    }
+
     /// As [`luo::Session::preserve_optional`](crate::Session::preserve_optional).
     ///
     /// # Errors

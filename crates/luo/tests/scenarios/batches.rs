@@ -110,6 +110,24 @@ fn a_batch_that_is_refused_whole_is_an_error() {
 }
 
 #[test]
+fn all_or_an_error_names_the_first_file_that_was_refused() {
+    let server = |_, mut peer: Peer| {
+        keep(&mut peer, 3, &[2, 1]);
+        keep(&mut peer, 3, &[]);
+        peer.ends();
+    };
+    with_session(server, async |session| {
+        let file = marked("luo-test-all");
+        let files = [(4, &file), (5, &file), (6, &file)];
+        match wait!(session.preserve_all(&files)) {
+            Err(Error::Refused(refusal)) => assert_eq!(refusal.token, Some(5)),
+            other => panic!("{other:?}"),
+        }
+        wait!(session.preserve_all(&files)).unwrap();
+    });
+}
+
+#[test]
 fn a_token_is_assigned_and_an_optional_file_is_said_to_be_one() {
     let server = |_, mut peer: Peer| {
         let call = peer.take("io.luo.Session.Preserve");

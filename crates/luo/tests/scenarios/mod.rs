@@ -9,9 +9,14 @@ mod repeating;
 
 use std::os::fd::OwnedFd;
 use std::thread;
+use std::time::Duration;
 
 use crate::api::{Session, run};
 use crate::fake::*;
+
+/// A deadline that passes in a test, long enough for every answer that is not withheld, also on a
+/// busy machine.
+const SHORT: Duration = Duration::from_millis(1500);
 
 /// A test of one session. `server` gets luod's end and the session's first connection.
 fn with_session(

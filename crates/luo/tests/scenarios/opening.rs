@@ -2,12 +2,11 @@
 
 use std::os::fd::AsFd;
 use std::thread;
-use std::time::Duration;
 
 use luo::{Error, Options};
 use serde_json::json;
 
-use super::with_session;
+use super::{SHORT, with_session};
 use crate::api::{Manager, Session, run};
 use crate::fake::*;
 
@@ -42,7 +41,7 @@ fn a_luod_that_cannot_be_reached_is_not_taken_for_none() {
 #[test]
 fn a_luod_that_goes_away_while_a_session_is_opened_is_not_taken_for_none() {
     let mut luod = Luod::new();
-    let options = luod.options().deadline(Duration::from_millis(300));
+    let options = luod.options().deadline(SHORT);
     let server = thread::spawn(move || {
         let mut peer = luod.accept();
         peer.take("io.luo.ClaimSession");

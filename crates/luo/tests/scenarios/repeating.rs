@@ -1,16 +1,14 @@
 //! Connections that break, and deadlines.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use luo::Error;
 use serde_json::json;
 
-use super::{with_options, with_session};
+use super::{SHORT, with_options, with_session};
 use crate::fake::*;
-
-/// Long enough for an answer that is not withheld, also on a busy machine.
-const SHORT: Duration = Duration::from_millis(1500);
 
 #[test]
 fn what_had_no_answer_is_sent_again_as_it_was_and_nothing_else_is() {
@@ -61,8 +59,10 @@ fn half_a_reply_is_none() {
 
 #[test]
 fn an_idle_connection_that_was_closed_is_made_again_without_anything_being_lost() {
-    let server = |end: SessionEnd, first: Peer| {
+    let (closed, is_closed) = mpsc::channel();
+    let server = move |end: SessionEnd, first: Peer| {
         drop(first);
+        closed.send(()).unwrap();
         let mut second = end.accept();
         second.take("io.luo.Session.Prepare");
         // Not a repetition: so this is the answer, and the state is not asked for.
@@ -70,6 +70,7 @@ fn an_idle_connection_that_was_closed_is_made_again_without_anything_being_lost(
         second.ends();
     };
     with_session(server, async |session| {
+        is_closed.recv().unwrap();
         let error = wait!(session.prepare()).unwrap_err();
         assert_eq!(error.errno(), Some("EBUSY"));
     });
@@ -83,13 +84,11 @@ fn a_luod_that_closes_every_connection_is_given_up_at_the_deadline() {
             drop(peer);
         }
     };
-    with_options(patient().deadline(Duration::from_millis(50)), server, async |session| {
-        match wait!(session.info()) {
-            Err(Error::DeadlineExceeded { method, source: Some(_), .. }) => {
-                assert_eq!(method, "io.luo.Session.GetInfo");
-            }
-            other => panic!("{other:?}"),
+    with_options(patient().deadline(SHORT), server, async |session| match wait!(session.info()) {
+        Err(Error::DeadlineExceeded { method, source: Some(_), .. }) => {
+            assert_eq!(method, "io.luo.Session.GetInfo");
         }
+        other => panic!("{other:?}"),
     });
 }
 
