@@ -28,12 +28,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         (listener, Arc::new(count))
     };
     let connections: Vec<u64> = incoming.into_iter().filter(|token| *token > COUNT).collect();
-    for (token, file) in connections.iter().zip(session.retrieve_many(&connections)?) {
-        serve(*token, file?.into(), &session, &count);
-    }
+    let files = session.retrieve_many(&connections)?;
     if session.is_updated()? {
         // From now on everything is kept for the next time, without being given again.
         session.finish_and_carry()?;
+    }
+    // Only now: a client that has gone meanwhile is taken out of what is carried.
+    for (token, file) in connections.into_iter().zip(files) {
+        serve(token, file?.into(), &session, &count);
     }
     for connection in listener.incoming() {
         let connection = connection?;
