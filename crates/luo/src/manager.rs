@@ -122,7 +122,7 @@ impl Manager {
     /// Replaces luod, by `binary` if one is given, else by the one that runs; with `keeper` also the
     /// process that holds everything meanwhile. `limit` is for each side; this call takes three
     /// times as long at the most. If its answer is lost it is sent again: luod may then have been
-    /// replaced twice, by the same binary.
+    /// replaced twice, by the same binary, and `before` is what served in between.
     ///
     /// # Errors
     /// The reason why the new one did not take over; the old one serves on.
@@ -163,8 +163,9 @@ impl Watch {
     /// The next event; `None` if none came in this time. With `None` it waits for ever.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] where no luod runs at first, [`Error::DeadlineExceeded`] if it is away
-    /// for longer than the deadline of the options. Either can be followed by another try.
+    /// [`Error::Unavailable`] where no luod runs at first or for longer than the deadline of the
+    /// options, [`Error::DeadlineExceeded`] if it is there but breaks the connection again and again
+    /// for that long. Either can be followed by another try.
     pub fn next_event(&mut self, wait: Option<Duration>) -> Result<Option<Event>, Error> {
         let watched: Option<Watched> = now(self.feed.next(until(wait)))?;
         Ok(watched.map(|watched| watched.event))

@@ -46,7 +46,7 @@ impl Participant {
     /// [`Subscribed`]: crate::protocol::ParticipantPhase::Subscribed
     ///
     /// # Errors
-    /// [`Error::DeadlineExceeded`] if luod is away for longer than the deadline of the options;
+    /// [`Error::Unavailable`] if luod is away for longer than the deadline of the options;
     /// EEXIST or EBUSY if it is there again and refuses the subscription for that long.
     pub fn next_call(&mut self, wait: Option<Duration>) -> Result<Option<ParticipantCall>, Error> {
         now(self.client.next_call(until(wait)))

@@ -37,8 +37,6 @@ fn calls_of_several_tasks_run_side_by_side() {
     let options = luod.options();
     let server = thread::spawn(move || {
         let mut long = luod.accept();
-        long.take("io.luo.GetStatus");
-        long.reply(status("normal", None));
         long.take("io.luo.Upgrade");
         let mut other = luod.accept();
         other.take("io.luo.GetStatus");

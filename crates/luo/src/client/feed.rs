@@ -89,7 +89,7 @@ impl<D: Drive> Feed<D> {
             if away.has_passed() {
                 self.away = None;
                 return Err(match error {
-                    error @ Error::Refused(_) => error,
+                    error @ (Error::Refused(_) | Error::Unavailable { .. }) => error,
                     error => away.exceeded(&self.call.method, Some(error)),
                 });
             }

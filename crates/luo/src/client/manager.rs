@@ -103,12 +103,7 @@ impl<D: Drive> Manager<D> {
         let call = Prepared::new(MANAGER, "Upgrade", &parameters, binary)?;
         // Both sides may take that long, and some time goes into stopping and starting.
         let deadline = Deadline::after(limit.saturating_mul(3));
-        let before = self.status_until(&deadline).await?.version;
-        let mut exchange = Exchange::new(vec![call]);
-        let upgraded: Upgraded =
-            self.connections.ask(&mut exchange, &deadline, calls::reply).await?;
-        // A repetition replaces the new one by itself: what served before is what served first.
-        Ok(if exchange.is_repeated() { Upgraded { before, ..upgraded } } else { upgraded })
+        self.connections.call(call, &deadline, calls::reply).await
     }
 
     pub(crate) async fn handover(&self) -> Result<(OwnedFd, u64), Error> {
