@@ -5,11 +5,11 @@
 //! here; the writing of the old one then moves to where the old version is still written.
 
 use luo_abi::{
-    Criticality, Direction, OnClose, Owner, Phase,
+    Criticality, Event, Level, OnClose, Owner, Side, State,
     handover::{File, FilesTree, MachineTree, Session, Subsystem, write_files, write_machine},
     record::{
-        FileRecord, MachineRecord, MemfdRecord, Record, RememberedFailure, SessionRecord,
-        SubsystemData,
+        FileRecord, Incoming, MachineRecord, MemfdRecord, Record, RememberedFailure, SessionRecord,
+        SharedRecord, SubsystemData, SubsystemRecord,
     },
 };
 
@@ -70,13 +70,31 @@ fn file_descriptors_v1() {
 #[test]
 fn machine_record_v1() {
     let golden = include_bytes!("golden/machine-record-v1.bin");
+    let subsystem = |name: &'static str, criticality, concurrent, state, data, handles: &[u64]| {
+        let handles = handles.to_vec().into();
+        SubsystemRecord { name: name.into(), criticality, concurrent, state, data, handles }
+    };
     let record = MachineRecord {
-        state: Phase::Frozen,
+        state: State::Frozen,
+        transition: Some(Event::Depart),
+        departed: true,
         liveupdate_number: 0x0102_0304_0506_0708,
-        subsystems: [("files", 7), ("my cache", u64::MAX)]
+        next_session: 0x1112_1314_1516_1718,
+        boot_data: [("files", 7), ("my cache", u64::MAX)]
             .map(|(name, data)| SubsystemData { name: name.into(), data })
             .into(),
-        handover: Some(0x1122),
+        subsystems: vec![
+            subsystem("net", Criticality::Optional, true, State::Normal, 0, &[]),
+            subsystem("files", Criticality::Required, false, State::Frozen, 8, &[9, 0x99]),
+        ],
+        shared: vec![SharedRecord {
+            compatible: "memfd-v1".into(),
+            data: 0x2122_2324_2526_2728,
+            frozen: true,
+            arrived: false,
+            retrieved: true,
+            handles: vec![u64::MAX].into(),
+        }],
     };
     assert_eq!(record.encode().unwrap(), golden);
     assert_eq!(Record::decode(golden), Ok(Record::Machine(record)));
@@ -91,10 +109,14 @@ fn session_record_v1() {
         owner: Owner { uid: 1000, gid: 100 },
         on_close: OnClose::Keep,
         ttl: Some(3600),
-        expiry: Some(1_800_000_000),
-        state: Phase::Updated,
+        state: State::Prepared,
+        transition: Some(Event::Cancel),
+        level: Level::Machine,
         next_token: 0x1b,
-        last_request: 42,
+        unclaimed: true,
+        expires: Some(1_800_000_000),
+        created_by: 42,
+        finished_by: 0x4344,
     };
     assert_eq!(record.encode().unwrap(), golden);
     assert_eq!(Record::decode(golden), Ok(Record::Session(record)));
@@ -103,18 +125,22 @@ fn session_record_v1() {
 #[test]
 fn file_record_v1() {
     let golden = include_bytes!("golden/file-record-v1.bin");
+    let failure = RememberedFailure::new(5, "weg für immer", true);
     let record = FileRecord {
         session: 0x0102_0304_0506_0708,
+        side: Side::Incoming,
         token: 0x1a,
         compatible: "memfd-v1".into(),
         criticality: Criticality::Optional,
-        phase: Phase::Prepared,
-        direction: Direction::Incoming,
+        state: State::Updated,
+        level: Level::Session,
+        data: Some(0x1122_3344_5566_7788),
+        handles: vec![1, u64::MAX, 0x99].into(),
+        incoming: Some(Incoming::Failed(failure)),
         reclaimed: true,
-        data: 0x1122_3344_5566_7788,
+        pinned: 0x2000,
         request: 9,
-        handles: vec![1, u64::MAX, 0x99],
-        failure: Some(RememberedFailure { errno: 5, text: "weg für immer".into() }),
+        index: 252,
     };
     assert_eq!(record.encode().unwrap(), golden);
     assert_eq!(Record::decode(golden), Ok(Record::File(record)));

@@ -4,12 +4,12 @@ mod common;
 
 use common::Random;
 use luo_abi::{
-    Criticality, Direction, OnClose, Owner, Phase,
+    Criticality, Level, OnClose, Owner, Side, State,
     fdt::{Blob, Event, MAX_DEPTH, Node, Tree},
     handover::{File, FilesTree, HandoverError, MachineTree, Session, write_files, write_machine},
     record::{
-        FileRecord, MachineRecord, MemfdRecord, Record, RememberedFailure, SessionRecord,
-        SubsystemData,
+        FileRecord, Incoming, MachineRecord, MemfdRecord, Record, RememberedFailure, SessionRecord,
+        SharedRecord, SubsystemData, SubsystemRecord,
     },
 };
 
@@ -163,38 +163,67 @@ fn mutated_records_do_no_harm() {
     let mut random = Random::new(SEED);
     let file = FileRecord {
         session: 1,
+        side: Side::Incoming,
         token: 2,
         compatible: "memfd-v1".into(),
         criticality: Criticality::Required,
-        phase: Phase::Updated,
-        direction: Direction::Incoming,
+        state: State::Updated,
+        level: Level::Session,
+        data: Some(3),
+        handles: vec![5, 6, 7].into(),
+        incoming: Some(Incoming::Failed(RememberedFailure::new(5, "der Träger ist fort", true))),
         reclaimed: false,
-        data: 3,
+        pinned: 4096,
         request: 4,
-        handles: vec![5, 6, 7],
-        failure: Some(RememberedFailure::new(5, "der Träger ist fort")),
+        index: 1,
     };
+    let waiting = FileRecord { incoming: None, side: Side::Outgoing, data: None, ..file.clone() };
     let machine = MachineRecord {
-        state: Phase::Prepared,
+        state: State::Prepared,
+        transition: Some(luo_abi::Event::Freeze),
+        departed: false,
         liveupdate_number: 1,
-        subsystems: ["files", "net"].map(|n| SubsystemData { name: n.into(), data: 1 }).into(),
-        handover: Some(9),
+        next_session: 2,
+        boot_data: ["files", "net"].map(|n| SubsystemData { name: n.into(), data: 1 }).into(),
+        subsystems: ["files", "net"]
+            .map(|name| SubsystemRecord {
+                name: name.into(),
+                criticality: Criticality::Optional,
+                concurrent: true,
+                state: State::Prepared,
+                data: 1,
+                handles: vec![8].into(),
+            })
+            .into(),
+        shared: vec![SharedRecord {
+            compatible: "memfd-v1".into(),
+            data: 5,
+            frozen: true,
+            arrived: false,
+            retrieved: false,
+            handles: vec![9, 10].into(),
+        }],
     };
     let session = SessionRecord {
         id: 1,
         name: "kv".into(),
         owner: Owner { uid: 1, gid: 2 },
-        on_close: OnClose::Release,
+        on_close: OnClose::Keep,
         ttl: Some(1),
-        expiry: Some(2),
-        state: Phase::Normal,
+        state: State::Normal,
+        transition: None,
+        level: Level::Machine,
         next_token: 1,
-        last_request: 1,
+        unclaimed: true,
+        expires: Some(2),
+        created_by: 1,
+        finished_by: 0,
     };
     let memfd =
         MemfdRecord { size: 9, position: 1, memory: 4, seals: 3, flags: 2, name: b"x".to_vec() };
     let seeds = [
         file.encode().unwrap(),
+        waiting.encode().unwrap(),
         machine.encode().unwrap(),
         session.encode().unwrap(),
         memfd.encode().unwrap(),

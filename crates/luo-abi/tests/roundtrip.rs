@@ -1,12 +1,12 @@
 //! Whatever is written comes back the same.
 
 use luo_abi::{
-    Criticality, Direction, OnClose, Owner, Phase,
+    Criticality, Event, Level, OnClose, Owner, Side, State,
     fdt::{Blob, Node, WriteError, Writer},
     handover::{File, FilesTree, MachineTree, Session, write_files, write_machine},
     record::{
-        FileRecord, MachineRecord, MemfdRecord, Record, RememberedFailure, SessionRecord,
-        SubsystemData,
+        FileRecord, Incoming, MachineRecord, MemfdRecord, Record, RememberedFailure, SessionRecord,
+        SharedRecord, SubsystemData, SubsystemRecord,
     },
 };
 use proptest::{collection, option, prelude::*, sample::select};
@@ -66,8 +66,16 @@ fn owner() -> impl Strategy<Value = Owner> {
     any::<(u32, u32)>().prop_map(|(uid, gid)| Owner { uid, gid })
 }
 
-fn phase() -> impl Strategy<Value = Phase> {
-    select(Phase::ALL)
+fn state() -> impl Strategy<Value = State> {
+    select(State::ALL)
+}
+
+fn transition() -> impl Strategy<Value = Option<Event>> {
+    option::of(select(Event::ALL))
+}
+
+fn level() -> impl Strategy<Value = Level> {
+    select(Level::ALL)
 }
 
 type OwnedFile = (String, u64, Criticality);
@@ -105,26 +113,57 @@ fn files() -> impl Strategy<Value = Vec<(u64, OwnedFile)>> {
         .prop_shuffle()
 }
 
-fn handles() -> impl Strategy<Value = Vec<u64>> {
-    collection::vec(1..=u64::MAX, 0..=FileRecord::HANDLES_MAX)
+fn handles(max: usize) -> impl Strategy<Value = Vec<u64>> {
+    collection::vec(1..=u64::MAX, 0..=max)
+}
+
+fn incoming() -> impl Strategy<Value = Option<Incoming<'static>>> {
+    let failed = (1..4096_u32, ".{0,1100}", any::<bool>()).prop_map(|(errno, reason, told)| {
+        let reason = RememberedFailure::new(errno, &reason, told).reason.into_owned().into();
+        Some(Incoming::Failed(RememberedFailure { errno, reason, told }))
+    });
+    prop_oneof![
+        2 => failed,
+        1 => select(vec![None, Some(Incoming::Waiting), Some(Incoming::Retrieved)]),
+    ]
 }
 
 prop_compose! {
     fn file_record()(
-        (session, token, data, request) in any::<(u64, u64, u64, u64)>(),
+        (session, token, pinned, request, index) in any::<(u64, u64, u64, u64, u32)>(),
+        (side, state, level) in (select(Side::ALL), state(), level()),
         compatible in compatible(),
         criticality in select(Criticality::ALL),
-        phase in phase(),
-        direction in select(Direction::ALL),
+        data in any::<Option<u64>>(),
+        handles in handles(FileRecord::HANDLES_MAX),
+        incoming in incoming(),
         reclaimed in any::<bool>(),
-        handles in handles(),
-        failure in option::of((1..4096_u32, ".{0,1100}")),
-    ) -> FileRecord {
-        let failure = failure.map(|(errno, text)| RememberedFailure::new(errno, &text));
+    ) -> FileRecord<'static> {
         FileRecord {
-            session, token, compatible, criticality, phase, direction, reclaimed, data, request,
-            handles, failure,
+            session, side, token, compatible: compatible.into(), criticality, state, level, data,
+            handles: handles.into(), incoming, reclaimed, pinned, request, index,
         }
+    }
+}
+
+prop_compose! {
+    fn subsystem_record()(
+        (criticality, state) in (select(Criticality::ALL), state()),
+        (concurrent, data) in any::<(bool, u64)>(),
+        handles in handles(20),
+    ) -> SubsystemRecord<'static> {
+        let handles = handles.into();
+        SubsystemRecord { name: "".into(), criticality, concurrent, state, data, handles }
+    }
+}
+
+prop_compose! {
+    fn shared_record()(
+        (data, frozen, arrived, retrieved) in any::<(u64, bool, bool, bool)>(),
+        handles in handles(20),
+    ) -> SharedRecord<'static> {
+        let handles = handles.into();
+        SharedRecord { compatible: "".into(), data, frozen, arrived, retrieved, handles }
     }
 }
 
@@ -196,19 +235,24 @@ proptest! {
     #[test]
     fn session_records_come_back(
         session in session(),
-        state in phase(),
-        (id, next_token, last_request) in any::<(u64, u64, u64)>(),
+        (state, transition, level) in (state(), transition(), level()),
+        (id, next_token, created_by, finished_by) in any::<(u64, u64, u64, u64)>(),
+        unclaimed in any::<bool>(),
     ) {
         let record = SessionRecord {
             id,
-            name: session.name.into_owned(),
+            name: session.name,
             owner: session.owner,
             on_close: session.on_close,
-            ttl: session.ttl,
-            expiry: session.expiry,
+            ttl: session.ttl.filter(|_| session.on_close == OnClose::Keep),
             state,
+            transition,
+            level,
             next_token,
-            last_request,
+            unclaimed,
+            expires: session.expiry,
+            created_by,
+            finished_by,
         };
         let bytes = record.encode().unwrap();
         prop_assert_eq!(bytes.len(), SessionRecord::MAX_SIZE);
@@ -224,14 +268,27 @@ proptest! {
 
     #[test]
     fn machine_records_come_back(
-        state in phase(),
-        liveupdate_number in any::<u64>(),
-        subsystems in collection::btree_map(name(), any::<u64>(), 0..20),
-        handover in option::of(1..=u64::MAX),
+        (state, transition) in (state(), transition()),
+        (liveupdate_number, next_session, departed) in any::<(u64, u64, bool)>(),
+        boot_data in collection::btree_map(name(), any::<u64>(), 0..20),
+        subsystems in collection::btree_map(name(), subsystem_record(), 0..20),
+        shared in collection::btree_map(compatible(), shared_record(), 0..20),
     ) {
-        let subsystems =
-            subsystems.into_iter().map(|(name, data)| SubsystemData { name, data }).collect();
-        let record = MachineRecord { state, liveupdate_number, subsystems, handover };
+        let boot_data = boot_data.into_iter();
+        let boot_data =
+            boot_data.map(|(name, data)| SubsystemData { name: name.into(), data }).collect();
+        let subsystems = subsystems.into_iter();
+        let subsystems = subsystems
+            .map(|(name, entry)| SubsystemRecord { name: name.into(), ..entry })
+            .collect();
+        let shared = shared.into_iter();
+        let shared = shared
+            .map(|(compatible, entry)| SharedRecord { compatible: compatible.into(), ..entry })
+            .collect();
+        let record = MachineRecord {
+            state, transition, departed, liveupdate_number, next_session, boot_data, subsystems,
+            shared,
+        };
         let bytes = record.encode().unwrap();
         prop_assert_eq!(Record::decode(&bytes), Ok(Record::Machine(record)));
     }

@@ -362,6 +362,8 @@ fn limits_are_enforced_before_anything_is_taken() {
     assert_eq!(worker.keep(&[put(3, &[3; 90], &[])]), 0);
     // At the limit, deleting, replacing and rewriting still work; new slots do not.
     assert_eq!(worker.keep(&[put(9, b"", &[])]), full);
+    let deletes: Vec<_> = (100..300).map(delete).collect();
+    assert_eq!(worker.keep(&deletes), 0);
     assert_eq!(worker.keep(&[rewrite(4, b"r"), put(4, b"s", &[])]), 0);
     assert_eq!(worker.keep(&[rewrite(9, b"")]), full);
     assert_eq!(worker.keep(&[delete(4)]), 0);

@@ -691,6 +691,3 @@ fn log(line: &str) {
         let _ = stderr.lock().write_all(line.as_bytes());
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -299,10 +299,8 @@ impl Host {
                 // Its owner died between retrieving and finishing, and had preserved more
                 // meanwhile: all of it goes over together.
                 State::Updated => {
-                    let options = FinishOptions {
-                        unclaimed: UnclaimedFiles::Carry,
-                        carry_reclaimed: true,
-                    };
+                    let options =
+                        FinishOptions { unclaimed: UnclaimedFiles::Carry, carry_reclaimed: true };
                     self.run(|core| core.finish(Scope::Session(id), options)).await?;
                 }
                 State::Normal if info.outgoing == 0 => return Ok(()),
@@ -319,9 +317,10 @@ impl Host {
     /// The session of this name, if the peer may use it.
     pub(crate) fn session_for(&self, name: &str, peer: Peer) -> Result<SessionInfo, Refusal> {
         let core = self.core.borrow();
-        let info = core.session_by_name(name).and_then(|id| core.session(id)).ok_or_else(|| {
-            Refusal::new(Errno::NoEnt, format!("there is no session {name}"))
-        })?;
+        let info = core
+            .session_by_name(name)
+            .and_then(|id| core.session(id))
+            .ok_or_else(|| Refusal::new(Errno::NoEnt, format!("there is no session {name}")))?;
         self.access.session(peer, info.owner, name)?;
         Ok(info)
     }
