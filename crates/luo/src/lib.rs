@@ -38,3 +38,12 @@ pub use options::{DEFAULT_DEADLINE, Options};
 pub use participant::{Participant, ParticipantOptions};
 pub use protocol::{OnClose, Policy, State, Unclaimed};
 pub use session::Session;
+
+/// The examples of the pages for authors of services are compiled.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../../../README.md")]
+    mod readme {}
+    #[doc = include_str!("../../../docs/guide-services.md")]
+    mod guide {}
+}
