@@ -124,3 +124,14 @@ pub use options::{DEFAULT_DEADLINE, Options, ParticipantOptions};
 pub use participant::Participant;
 pub use protocol::{OnClose, Policy, State, Unclaimed};
 pub use session::Session;
+
+/// The examples of the pages for authors of services are compiled. (The attributes of blocks that
+/// `cargo xtask test` runs mean nothing to rustdoc.)
+#[cfg(doctest)]
+#[allow(rustdoc::invalid_codeblock_attributes)]
+mod pages {
+    #[doc = include_str!("../../../README.md")]
+    mod readme {}
+    #[doc = include_str!("../../../docs/guide-services.md")]
+    mod guide {}
+}
