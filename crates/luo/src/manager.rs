@@ -120,7 +120,7 @@ impl Manager {
     }
 
     /// Replaces luod, by `binary` if one is given, else by the one that runs; with `keeper` also the
-    /// process that holds everything meanwhile. `limit` is for each side; this call takes three
+    /// process that holds everything meanwhile. `limit` is for each side; this call takes six
     /// times as long at the most. If its answer is lost it is sent again: luod may then have been
     /// replaced twice, by the same binary, and `before` is what served in between.
     ///

@@ -95,6 +95,20 @@ impl<D: Drive> Manager<D> {
         limit: Duration,
         keeper: bool,
     ) -> Result<Upgraded, Error> {
+        let upgraded = self.replace(binary, limit, false).await?;
+        if keeper {
+            // A worker that takes over proves that the binary is a luod: only then the keeper.
+            self.replace(binary, limit, true).await?;
+        }
+        Ok(upgraded)
+    }
+
+    async fn replace(
+        &self,
+        binary: Option<BorrowedFd<'_>>,
+        limit: Duration,
+        keeper: bool,
+    ) -> Result<Upgraded, Error> {
         let parameters = Upgrade {
             deadline_milliseconds: Some(calls::milliseconds(limit)),
             keeper: Some(keeper),
