@@ -144,7 +144,7 @@ fn a_prepared_machine_outlives_its_worker() {
     luod.manager().freeze().unwrap();
     luod.kill_worker();
     assert_eq!(luod.manager().status().unwrap().state, State::Frozen);
-    assert_eq!(luod.manager().cancel().unwrap().state, State::Normal);
+    assert_eq!(luod.manager().cancel().unwrap().unwrap().state, State::Normal);
     drop(session);
     let session = luod.session("shop");
     assert_connected(session.retrieve(1).unwrap(), &writer, b"x");
