@@ -162,7 +162,12 @@ impl Host {
     async fn serve_holder(self: &Rc<Self>, id: SessionId, socket: tokio::net::UnixDatagram) {
         loop {
             self.upgrades.resumed().await;
-            if socket.readable().await.is_err() {
+            let ready = tokio::select! {
+                biased;
+                () = self.upgrades.paused() => continue,
+                ready = socket.readable() => ready,
+            };
+            if ready.is_err() {
                 return;
             }
             match socket.try_io(Interest::READABLE, || receive_packet(socket.as_fd())) {
