@@ -1,2 +1,2 @@
-//! Placeholder.
+//! kv: placeholder until the server is there.
 fn main() {}
