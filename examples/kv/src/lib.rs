@@ -5,7 +5,11 @@
 //! stopped, in a time that does not depend on the size of the data.
 
 pub mod commands;
+mod connection;
+pub mod custody;
 mod glob;
 mod journal;
 pub mod resp;
+pub mod server;
 pub mod store;
+pub mod wake;

@@ -161,6 +161,11 @@ impl Store<Memory> {
         Ok(self.region.into_fd()?)
     }
 
+    /// Gives up the store and keeps its memory, still mapped.
+    pub fn into_memory(self) -> Memory {
+        self.region
+    }
+
     /// The store's memfd.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.region.as_fd()
@@ -237,6 +242,14 @@ impl<R: Region> Store<R> {
             condemned: self.region.load_u64(Table::Condemned.entries())?,
             generation: self.region.load_u64(GENERATION)?,
         })
+    }
+
+    /// Whether flushed entries are still to be freed.
+    ///
+    /// # Errors
+    /// [`StoreError::Region`].
+    pub fn reclaiming(&self) -> Result<bool, StoreError> {
+        Ok(self.region.load_u64(Table::Condemned.buckets())? != 0)
     }
 
     /// A token that no connection of this store had before.
