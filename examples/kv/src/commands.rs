@@ -63,7 +63,9 @@ enum Refusal {
 
 fn store_refusal(error: &StoreError) -> String {
     match error {
-        StoreError::Full { .. } => format!("OOM command not allowed when used memory > 'maxmemory': {error}"),
+        StoreError::Full { .. } => {
+            format!("OOM command not allowed when used memory > 'maxmemory': {error}")
+        }
         _ => format!("ERR {error}"),
     }
 }
@@ -212,14 +214,18 @@ impl<R: Region> Call<'_, R> {
             match option {
                 [name, value] if is(name, b"COUNT") => {
                     let wanted = number(value).ok_or(Refusal::NotInteger)?;
-                    count = usize::try_from(wanted).ok().filter(|count| *count > 0).ok_or(Refusal::Syntax)?;
+                    count = usize::try_from(wanted)
+                        .ok()
+                        .filter(|count| *count > 0)
+                        .ok_or(Refusal::Syntax)?;
                 }
                 [name, value] if is(name, b"MATCH") => pattern = value,
                 _ => return Err(Refusal::Syntax),
             }
         }
         let mut found = Found::default();
-        let next = self.store.scan(cursor, count, self.now_ms, &mut |key| found.add(key, pattern))?;
+        let next =
+            self.store.scan(cursor, count, self.now_ms, &mut |key| found.add(key, pattern))?;
         reply::array(self.out, 2);
         reply::bulk(self.out, next.to_string().as_bytes());
         found.reply(self.out)
@@ -264,8 +270,11 @@ impl<R: Region> Call<'_, R> {
             _ => return Err(text("only CONFIG GET is supported; kv is configured by its flags")),
         }
         let limit = self.store.stats()?.limit.to_string();
-        let settings = [("save", ""), ("appendonly", "no"), ("maxmemory", limit.as_str()), ("databases", "1")];
-        let wanted = |name: &str| self.args[2..].iter().any(|pattern| glob::matches(pattern, name.as_bytes()));
+        let settings =
+            [("save", ""), ("appendonly", "no"), ("maxmemory", limit.as_str()), ("databases", "1")];
+        let wanted = |name: &str| {
+            self.args[2..].iter().any(|pattern| glob::matches(pattern, name.as_bytes()))
+        };
         let shown: Vec<_> = settings.into_iter().filter(|(name, _)| wanted(name)).collect();
         reply::array(self.out, shown.len() * 2);
         for (name, value) in shown {

@@ -39,7 +39,7 @@ pub struct Settled {
 }
 
 /// Holds duplicates of connections. No method but [`drain`](Self::drain) blocks.
-pub trait Custody: fmt::Debug {
+pub trait Custody: fmt::Debug + Send {
     /// Asks to hold a duplicate of a connection; [`settled`](Self::settled) tells the end.
     fn preserve(&mut self, token: u64, connection: BorrowedFd<'_>);
 
@@ -147,7 +147,9 @@ impl Custody for Background {
         // The thread is gone only if the keeper panicked: then nothing is in custody any more.
         if let Err(mpsc::SendError(orders)) = self.orders.send(std::mem::take(&mut self.queued)) {
             self.failed.extend(orders.into_iter().filter_map(|order| match order {
-                Order::Preserve(token, _) => Some(Settled { token, result: Err("the keeper's thread ended".into()) }),
+                Order::Preserve(token, _) => {
+                    Some(Settled { token, result: Err("the keeper's thread ended".into()) })
+                }
                 Order::Forget(_) | Order::Mark(_) => None,
             }));
         }
@@ -168,7 +170,12 @@ impl Custody for Background {
 }
 
 /// The thread: does the orders in their order, neighbours of one kind together.
-fn work(mut keeper: impl Keeper, inbox: &Receiver<Vec<Order>>, outbox: &Sender<Settled>, waker: &Waker) {
+fn work(
+    mut keeper: impl Keeper,
+    inbox: &Receiver<Vec<Order>>,
+    outbox: &Sender<Settled>,
+    waker: &Waker,
+) {
     while let Ok(orders) = inbox.recv() {
         // Whatever queued up while the keeper was busy goes in the same batches.
         let mut orders: VecDeque<Order> = orders.into();
@@ -179,7 +186,9 @@ fn work(mut keeper: impl Keeper, inbox: &Receiver<Vec<Order>>, outbox: &Sender<S
                     let mut batch = vec![(token, connection)];
                     while batch.len() < BATCH {
                         match orders.pop_front() {
-                            Some(Order::Preserve(token, connection)) => batch.push((token, connection)),
+                            Some(Order::Preserve(token, connection)) => {
+                                batch.push((token, connection))
+                            }
                             Some(other) => {
                                 orders.push_front(other);
                                 break;
@@ -272,8 +281,12 @@ mod tests {
         open.send(()).unwrap();
         open.send(()).unwrap();
         assert!(custody.drain(soon()));
-        assert_eq!(logged.try_iter().collect::<Vec<_>>(), ["preserve [20, 21]", "forget [20, 21]", "preserve [22]"]);
-        let settled: Vec<u64> = custody.settled().into_iter().map(|settled| settled.token).collect();
+        assert_eq!(
+            logged.try_iter().collect::<Vec<_>>(),
+            ["preserve [20, 21]", "forget [20, 21]", "preserve [22]"]
+        );
+        let settled: Vec<u64> =
+            custody.settled().into_iter().map(|settled| settled.token).collect();
         assert_eq!(settled, [20, 21, 22]);
     }
 
@@ -287,7 +300,11 @@ mod tests {
         assert!(custody.drain(soon()));
         let settled = custody.settled();
         assert_eq!(settled.len(), 2);
-        assert!(settled.iter().all(|settled| settled.result.as_ref().unwrap_err().to_string() == "no room"));
+        assert!(
+            settled
+                .iter()
+                .all(|settled| settled.result.as_ref().unwrap_err().to_string() == "no room")
+        );
     }
 
     #[test]

@@ -104,14 +104,16 @@ impl Stream {
                 store.delete_journal(&key(token, direction as u8, chunk))?;
             }
         }
-        let new = if self.saved.is_empty() { wanted.start } else { self.saved.end.max(wanted.start) };
+        let new =
+            if self.saved.is_empty() { wanted.start } else { self.saved.end.max(wanted.start) };
         for chunk in chunks(&(new..wanted.end)) {
             // A chunk that was begun is written anew with what it had.
             let start = (chunk * CHUNK).max(wanted.start);
             let end = ((chunk + 1) * CHUNK).min(wanted.end);
             buffer.clear();
             buffer.extend_from_slice(&start.to_ne_bytes());
-            let bytes = self.bytes().get((start - wanted.start) as usize..(end - wanted.start) as usize);
+            let bytes =
+                self.bytes().get((start - wanted.start) as usize..(end - wanted.start) as usize);
             buffer.extend_from_slice(bytes.unwrap_or_default());
             store.put_journal(&key(token, direction as u8, chunk), buffer)?;
         }
@@ -164,7 +166,11 @@ pub(crate) struct UnderWay {
 
 impl UnderWay {
     /// Makes the journal hold what is under way.
-    pub(crate) fn save<R: Region>(&mut self, store: &mut Store<R>, token: u64) -> Result<(), StoreError> {
+    pub(crate) fn save<R: Region>(
+        &mut self,
+        store: &mut Store<R>,
+        token: u64,
+    ) -> Result<(), StoreError> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let result = self.save_with(store, token, &mut buffer);
         self.buffer = buffer;
@@ -183,7 +189,8 @@ impl UnderWay {
         let needed = !self.input.is_empty() || !self.output.is_empty();
         if needed && (changed || self.headed != Some(self.closing)) {
             buffer.clear();
-            let numbers = [self.input.first, self.input.end(), self.output.first, self.output.end()];
+            let numbers =
+                [self.input.first, self.input.end(), self.output.first, self.output.end()];
             for value in numbers.into_iter().chain([if self.closing { CLOSING } else { 0 }]) {
                 buffer.extend_from_slice(&value.to_ne_bytes());
             }
@@ -197,7 +204,11 @@ impl UnderWay {
     }
 
     /// Removes all that the journal holds of the connection.
-    pub(crate) fn erase<R: Region>(&mut self, store: &mut Store<R>, token: u64) -> Result<(), StoreError> {
+    pub(crate) fn erase<R: Region>(
+        &mut self,
+        store: &mut Store<R>,
+        token: u64,
+    ) -> Result<(), StoreError> {
         self.input.erase(store, token, Direction::Input)?;
         self.output.erase(store, token, Direction::Output)?;
         if self.headed.take().is_some() {
@@ -237,12 +248,21 @@ impl Inheritance {
                 entry.head = words.try_into().ok();
                 damaged |= entry.head.is_none();
             } else if let Some(start) = word(value, 0) {
-                entry.pieces.push((*kind, chunk, start, value.get(8..).unwrap_or_default().to_vec()));
+                entry.pieces.push((
+                    *kind,
+                    chunk,
+                    start,
+                    value.get(8..).unwrap_or_default().to_vec(),
+                ));
             } else {
                 damaged = true;
             }
         })?;
-        if damaged { Err(corrupt("the journal has an entry of unknown form")) } else { Ok(Self { found }) }
+        if damaged {
+            Err(corrupt("the journal has an entry of unknown form"))
+        } else {
+            Ok(Self { found })
+        }
     }
 
     /// Takes what one connection has under way; nothing where the journal has nothing.
@@ -283,7 +303,10 @@ fn assemble(
     let mut at = range.start;
     for (_, _, start, piece) in pieces.iter().filter(|piece| piece.0 == direction as u8) {
         // The first piece may begin with bytes that were used up since it was written.
-        let skip = at.checked_sub(*start).and_then(|skip| usize::try_from(skip).ok()).ok_or_else(broken)?;
+        let skip = at
+            .checked_sub(*start)
+            .and_then(|skip| usize::try_from(skip).ok())
+            .ok_or_else(broken)?;
         bytes.extend_from_slice(piece.get(skip..).ok_or_else(broken)?);
         at = range.start + bytes.len() as u64;
     }

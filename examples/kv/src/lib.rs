@@ -9,6 +9,7 @@ mod connection;
 pub mod custody;
 mod glob;
 mod journal;
+pub mod load;
 pub mod resp;
 pub mod server;
 pub mod store;

@@ -48,7 +48,10 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::INFO).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(tracing::Level::INFO)
+        .init();
     match run(Flags::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -69,15 +72,18 @@ fn run(flags: Flags) -> Result<(), Failure> {
     options.version_label = flags.version_label;
     options.memory_limit = flags.memory_limit;
     options.max_connections = flags.max_connections;
-    let listener =
-        TcpListener::bind(flags.bind).map_err(|source| Failure::Bind { address: flags.bind, source })?;
+    let listener = TcpListener::bind(flags.bind)
+        .map_err(|source| Failure::Bind { address: flags.bind, source })?;
     let store = Store::create(flags.memory_limit).map_err(ServerError::from)?;
-    let mut server = Server::start(store, listener.into(), options, |_| Ok(Box::new(NoCustody::default())))?;
+    let mut server =
+        Server::start(store, listener.into(), options, |_| Ok(Box::new(NoCustody::default())))?;
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         server.waker().stop_on_signal(signal).map_err(Failure::Signals)?;
     }
     let mut out = std::io::stdout();
-    writeln!(out, "kv listens on {}", server.local_addr()?).and_then(|()| out.flush()).map_err(Failure::Print)?;
+    writeln!(out, "kv listens on {}", server.local_addr()?)
+        .and_then(|()| out.flush())
+        .map_err(Failure::Print)?;
     match server.run()? {
         Stop::Asked => tracing::info!("stopped; nobody takes over, so the data ends here"),
         Stop::Shutdown => tracing::info!("shut down by a client"),

@@ -126,7 +126,8 @@ impl Parser {
                         return Err(ProtocolError::ExpectedBulk);
                     }
                     let Some(line) = self.line(input)? else { return Ok(None) };
-                    let len = number(&input[line.start + 1..line.end]).ok_or(ProtocolError::BulkLength)?;
+                    let len = number(&input[line.start + 1..line.end])
+                        .ok_or(ProtocolError::BulkLength)?;
                     let len = usize::try_from(len).map_err(|_| ProtocolError::BulkLength)?;
                     if len > MAX_VALUE {
                         return Err(ProtocolError::BulkLength);

@@ -25,6 +25,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant, SystemTime};
@@ -44,6 +45,8 @@ use crate::wake::{WakeSource, Waker, wake_pair};
 
 /// The epoll data of the waker; no connection has it.
 const WAKER: u64 = u64::MAX;
+/// Connections served in one turn.
+const EVENTS: usize = 128;
 /// Connections accepted in one turn.
 const ACCEPT_BATCH: usize = 64;
 /// How long accepting rests when no descriptors are left.
@@ -144,7 +147,10 @@ pub struct Server {
     waiting: Vec<(u64, Instant)>,
     custody: Box<dyn Custody>,
     epoll: OwnedFd,
-    events: Vec<Event>,
+    /// What has something to do in this turn, as epoll data.
+    ready: Vec<u64>,
+    /// Connections taken over with input that may hold whole requests; no event will tell of those.
+    inherited: Vec<u64>,
     waker: Waker,
     wake: WakeSource,
     options: Options,
@@ -180,8 +186,10 @@ impl Server {
         let custody = custody(&waker).map_err(ServerError::Setup)?;
         rustix::io::ioctl_fionbio(&listener, true).map_err(ServerError::Listener)?;
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(ServerError::Events)?;
-        epoll::add(&epoll, &wake, EventData::new_u64(WAKER), EventFlags::IN).map_err(ServerError::Events)?;
-        epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN).map_err(ServerError::Listener)?;
+        epoll::add(&epoll, &wake, EventData::new_u64(WAKER), EventFlags::IN)
+            .map_err(ServerError::Events)?;
+        epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)
+            .map_err(ServerError::Listener)?;
         let info = ServerInfo {
             version_label: options.version_label.clone(),
             started: Instant::now(),
@@ -198,7 +206,8 @@ impl Server {
             waiting: Vec::new(),
             custody,
             epoll,
-            events: Vec::with_capacity(256),
+            ready: Vec::new(),
+            inherited: Vec::new(),
             waker,
             wake,
             options,
@@ -258,10 +267,20 @@ impl Server {
     pub fn suspend(mut self) -> Result<Suspended, ServerError> {
         self.flush_replies()?;
         let custody_settled = self.custody.drain(Instant::now() + DRAIN);
-        let connections = self.connections.drain().map(|(token, connection)| (token, connection.socket)).collect();
+        let connections = self
+            .connections
+            .drain()
+            .map(|(token, connection)| (token, connection.socket))
+            .collect();
         let mapping = self.store.into_memory();
         let memory = mapping.as_fd().try_clone_to_owned().map_err(ServerError::Setup)?;
-        Ok(Suspended { memory, listener: self.listener, connections, custody_settled, mapping: Some(mapping) })
+        Ok(Suspended {
+            memory,
+            listener: self.listener,
+            connections,
+            custody_settled,
+            mapping: Some(mapping),
+        })
     }
 
     /// Wakes and stops this server, from any thread.
@@ -316,10 +335,10 @@ impl Server {
     /// As [`run`](Self::run).
     pub fn turn(&mut self, timeout: Option<Duration>) -> Result<Option<Stop>, ServerError> {
         self.wait(timeout)?;
-        let mut events = std::mem::take(&mut self.events);
+        let ready = std::mem::take(&mut self.ready);
         let mut result = Ok(None);
-        for event in &events {
-            result = match event.data.u64() {
+        for data in &ready {
+            result = match *data {
                 WAKER => {
                     self.wake.clear();
                     continue;
@@ -331,8 +350,7 @@ impl Server {
                 break;
             }
         }
-        events.clear();
-        self.events = events;
+        self.ready = ready;
         if let Some(stop) = result? {
             return Ok(Some(stop));
         }
@@ -347,8 +365,9 @@ impl Server {
         let now = Instant::now();
         let stats = self.store.stats()?;
         let mut timeout = timeout;
-        let mut at_most = |limit: Duration| timeout = Some(timeout.map_or(limit, |timeout| timeout.min(limit)));
-        if self.wake.stopped() || self.store.reclaiming()? {
+        let mut at_most =
+            |limit: Duration| timeout = Some(timeout.map_or(limit, |timeout| timeout.min(limit)));
+        if self.wake.stopped() || !self.inherited.is_empty() || self.store.reclaiming()? {
             at_most(Duration::ZERO);
         }
         if stats.expiring > 0 {
@@ -360,8 +379,12 @@ impl Server {
         // Rounded up, so that the wait does not end just before its time.
         let timeout = timeout.map(|timeout| timeout + Duration::from_micros(50));
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut self.events), timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
+        self.ready.clear();
+        self.ready.append(&mut self.inherited);
+        let mut events = [const { MaybeUninit::<Event>::uninit() }; EVENTS];
+        match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
+            Ok((events, _)) => self.ready.extend(events.iter().map(|event| event.data.u64())),
+            Err(Errno::INTR) => {}
             Err(errno) => return Err(ServerError::Events(errno)),
         }
         if self.accept_rests_until.is_some_and(|until| until <= Instant::now()) {
@@ -372,7 +395,8 @@ impl Server {
     }
 
     fn watch_listener(&self, events: EventFlags) -> Result<(), ServerError> {
-        epoll::modify(&self.epoll, &self.listener, EventData::new_u64(LISTENER), events).map_err(ServerError::Events)
+        epoll::modify(&self.epoll, &self.listener, EventData::new_u64(LISTENER), events)
+            .map_err(ServerError::Events)
     }
 
     fn accept(&mut self) -> Result<(), ServerError> {
@@ -436,8 +460,16 @@ impl Server {
     }
 
     /// Takes over a connection of a process before.
-    fn adopt(&mut self, token: u64, socket: OwnedFd, under_way: UnderWay) -> Result<(), ServerError> {
+    fn adopt(
+        &mut self,
+        token: u64,
+        socket: OwnedFd,
+        under_way: UnderWay,
+    ) -> Result<(), ServerError> {
         rustix::io::ioctl_fionbio(&socket, true).map_err(ServerError::Events)?;
+        if !under_way.input.is_empty() {
+            self.inherited.push(token);
+        }
         self.connections.insert(token, Connection::new(socket, under_way));
         self.info.connections = self.connections.len() as u64;
         self.watch(token)
@@ -513,7 +545,8 @@ impl Server {
         for token in tokens {
             let Some(connection) = self.connections.get_mut(&token) else { continue };
             self.store.set_busy(Some(token))?;
-            let open = connection.send().is_ok() && (pending(connection) || !connection.under_way.closing);
+            let open =
+                connection.send().is_ok() && (pending(connection) || !connection.under_way.closing);
             if open {
                 connection.under_way.save(&mut self.store, token)?;
             } else {

@@ -27,7 +27,10 @@ pub(crate) fn wake_pair() -> io::Result<(Waker, WakeSource)> {
     sender.set_nonblocking(true)?;
     receiver.set_nonblocking(true)?;
     let stop = Arc::new(AtomicBool::new(false));
-    Ok((Waker { pipe: Arc::new(sender), stop: Arc::clone(&stop) }, WakeSource { pipe: receiver, stop }))
+    Ok((
+        Waker { pipe: Arc::new(sender), stop: Arc::clone(&stop) },
+        WakeSource { pipe: receiver, stop },
+    ))
 }
 
 impl Waker {

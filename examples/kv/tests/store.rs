@@ -30,7 +30,8 @@ fn value<R: Region>(store: &mut Store<R>, key: &[u8], now: u64) -> Option<Vec<u8
 fn keys<R: Region>(store: &mut Store<R>, now: u64) -> HashSet<Vec<u8>> {
     let (mut found, mut cursor) = (HashSet::new(), 0);
     loop {
-        cursor = store.scan(cursor, 10, now, &mut |key| assert!(found.insert(key.to_vec()))).unwrap();
+        cursor =
+            store.scan(cursor, 10, now, &mut |key| assert!(found.insert(key.to_vec()))).unwrap();
         if cursor == 0 {
             return found;
         }
@@ -200,7 +201,10 @@ fn copy(memory: &Memory) -> OwnedFd {
 }
 
 /// Kills `change` after each number of written words until it gets through, and checks what is left.
-fn killed_anywhere(prepare: impl Fn(&mut Store), change: impl Fn(&mut Store<Mortal>) -> Result<(), StoreError>) {
+fn killed_anywhere(
+    prepare: impl Fn(&mut Store),
+    change: impl Fn(&mut Store<Mortal>) -> Result<(), StoreError>,
+) {
     // Small, so that a copy for each kill is cheap.
     let mut base = Store::format(Memory::create("base", 16 << 10).unwrap(), LIMIT).unwrap();
     prepare(&mut base);
@@ -209,7 +213,8 @@ fn killed_anywhere(prepare: impl Fn(&mut Store), change: impl Fn(&mut Store<Mort
     let new = {
         let memory = Memory::from_fd(copy(&base)).unwrap();
         let fd = dup(&memory);
-        let mut store = Store::open(Mortal { memory, words_left: Cell::new(u64::MAX) }, LIMIT).unwrap();
+        let mut store =
+            Store::open(Mortal { memory, words_left: Cell::new(u64::MAX) }, LIMIT).unwrap();
         change(&mut store).unwrap();
         content(fd)
     };
@@ -218,7 +223,8 @@ fn killed_anywhere(prepare: impl Fn(&mut Store), change: impl Fn(&mut Store<Mort
         let memory = Memory::from_fd(copy(&base)).unwrap();
         let fd = dup(&memory);
         // One word more: opening stores one itself.
-        let mut store = Store::open(Mortal { memory, words_left: Cell::new(words + 2) }, LIMIT).unwrap();
+        let mut store =
+            Store::open(Mortal { memory, words_left: Cell::new(words + 2) }, LIMIT).unwrap();
         let result = change(&mut store);
         drop(store);
         let found = content(fd);
@@ -300,7 +306,8 @@ fn a_kill_while_a_flushed_table_is_freed_loses_no_block() {
 fn a_store_that_failed_within_a_change_refuses_until_it_is_opened_anew() {
     let memory = Memory::create("poisoned", 1 << 20).unwrap();
     let fd = dup(&memory);
-    let mut store = Store::format(Mortal { memory, words_left: Cell::new(u64::MAX) }, LIMIT).unwrap();
+    let mut store =
+        Store::format(Mortal { memory, words_left: Cell::new(u64::MAX) }, LIMIT).unwrap();
     store.region().words_left.set(12);
     assert!(matches!(store.set(b"key", b"value", Expiry::Never), Err(StoreError::Region(_))));
     store.region().words_left.set(u64::MAX);
@@ -387,9 +394,15 @@ fn a_full_store_refuses_and_can_be_emptied_and_used_again() {
 fn limits_of_keys_and_values_are_kept() {
     let mut store = Store::create(1 << 30).unwrap();
     store.set(&vec![1; MAX_KEY], b"x", Expiry::Never).unwrap();
-    assert!(matches!(store.set(&vec![1; MAX_KEY + 1], b"x", Expiry::Never), Err(StoreError::KeyTooLong)));
+    assert!(matches!(
+        store.set(&vec![1; MAX_KEY + 1], b"x", Expiry::Never),
+        Err(StoreError::KeyTooLong)
+    ));
     store.set(b"large", &vec![2; MAX_VALUE], Expiry::Never).unwrap();
-    assert!(matches!(store.set(b"large", &vec![2; MAX_VALUE + 1], Expiry::Never), Err(StoreError::ValueTooLong)));
+    assert!(matches!(
+        store.set(b"large", &vec![2; MAX_VALUE + 1], Expiry::Never),
+        Err(StoreError::ValueTooLong)
+    ));
     assert!(matches!(store.append(b"large", b"x", 0), Err(StoreError::ValueTooLong)));
     assert_eq!(store.get(b"large", 0).unwrap().unwrap().len(), MAX_VALUE);
 }

@@ -55,7 +55,11 @@ impl<R: Region> Call<'_, R> {
         };
         if allowed {
             // An expired key that is still there has no time to keep.
-            let expiry = if old.is_none() && options.expiry == Expiry::Keep { Expiry::Never } else { options.expiry };
+            let expiry = if old.is_none() && options.expiry == Expiry::Keep {
+                Expiry::Never
+            } else {
+                options.expiry
+            };
             self.store.set(key, value, expiry)?;
         }
         match (options.get, allowed) {
@@ -111,7 +115,9 @@ impl<R: Region> Call<'_, R> {
         let count = if by_argument { 3 } else { 2 };
         self.arity(count..=count)?;
         let step = match self.args.get(2) {
-            Some(step) => number(step).and_then(|step| step.checked_mul(sign)).ok_or(Refusal::NotInteger)?,
+            Some(step) => {
+                number(step).and_then(|step| step.checked_mul(sign)).ok_or(Refusal::NotInteger)?
+            }
             None => sign,
         };
         let (old, expiry) = match self.store.get(self.args[1], self.now_ms)? {
@@ -124,7 +130,8 @@ impl<R: Region> Call<'_, R> {
                 (number(&value).ok_or(Refusal::NotInteger)?, Expiry::Keep)
             }
         };
-        let new = old.checked_add(step).ok_or_else(|| text("increment or decrement would overflow"))?;
+        let new =
+            old.checked_add(step).ok_or_else(|| text("increment or decrement would overflow"))?;
         self.store.set(self.args[1], new.to_string().as_bytes(), expiry)?;
         reply::integer(self.out, new);
         Ok(())
@@ -181,7 +188,10 @@ impl<R: Region> Call<'_, R> {
 
     pub(super) fn persist(&mut self) -> Result<(), Refusal> {
         self.arity(2..=2)?;
-        let had = self.store.get(self.args[1], self.now_ms)?.is_some_and(|entry| entry.expires().is_some());
+        let had = self
+            .store
+            .get(self.args[1], self.now_ms)?
+            .is_some_and(|entry| entry.expires().is_some());
         if had {
             self.store.expire(self.args[1], None, self.now_ms)?;
         }
@@ -234,7 +244,8 @@ impl SetOptions {
 
 /// The time, in ms since 1970, that lies `time` units of `unit` ms ahead.
 fn expiry_time(time: i64, unit: u64, now_ms: u64, command: &str) -> Result<u64, Refusal> {
-    let ahead = u64::try_from(time).ok().filter(|time| *time > 0).and_then(|time| time.checked_mul(unit));
+    let ahead =
+        u64::try_from(time).ok().filter(|time| *time > 0).and_then(|time| time.checked_mul(unit));
     ahead
         .and_then(|ahead| ahead.checked_add(now_ms))
         .ok_or_else(|| text(format!("invalid expire time in '{command}' command")))

@@ -103,7 +103,12 @@ fn set_takes_its_options_and_refuses_others() {
         ("GET a", "$1\r\n4\r\n"),
     ]);
     kv.now_ms += 500;
-    kv.all(&[("GET a", "$-1\r\n"), ("PTTL a", ":-2\r\n"), ("SET a 6 KEEPTTL", "+OK\r\n"), ("TTL a", ":-1\r\n")]);
+    kv.all(&[
+        ("GET a", "$-1\r\n"),
+        ("PTTL a", ":-2\r\n"),
+        ("SET a 6 KEEPTTL", "+OK\r\n"),
+        ("TTL a", ":-1\r\n"),
+    ]);
 }
 
 #[test]
@@ -121,7 +126,12 @@ fn keys_expire_when_told_to() {
         ("PEXPIRE a 5", ":1\r\n"),
     ]);
     kv.now_ms += 5;
-    kv.all(&[("EXISTS a", ":0\r\n"), ("INCR a", ":1\r\n"), ("TTL a", ":-1\r\n"), ("EXPIRE a 0", ":1\r\n")]);
+    kv.all(&[
+        ("EXISTS a", ":0\r\n"),
+        ("INCR a", ":1\r\n"),
+        ("TTL a", ":-1\r\n"),
+        ("EXPIRE a 0", ":1\r\n"),
+    ]);
     kv.all(&[("EXISTS a", ":0\r\n"), ("KEYS *", "*0\r\n")]);
 }
 
@@ -139,7 +149,12 @@ fn all_keys_are_found_by_keys_and_scan() {
         let reply = kv.call(&format!("SCAN {cursor} MATCH key:* COUNT 20"));
         let words: Vec<&str> = reply.split("\r\n").collect();
         cursor = words[2].to_owned();
-        found.extend(words[3..].iter().filter(|word| word.starts_with("key:")).map(|word| (*word).to_owned()));
+        found.extend(
+            words[3..]
+                .iter()
+                .filter(|word| word.starts_with("key:"))
+                .map(|word| (*word).to_owned()),
+        );
         if cursor == "0" {
             break;
         }
@@ -163,7 +178,10 @@ fn tools_that_ask_around_get_answers() {
         ("SELECT 0", "+OK\r\n"),
         ("SELECT 1", "-ERR DB index is out of range\r\n"),
         ("NONSENSE", "-ERR unknown command 'NONSENSE'\r\n"),
-        ("A-NAME-LONGER-THAN-ANY-COMMAND", "-ERR unknown command 'A-NAME-LONGER-THAN-ANY-COMMAND'\r\n"),
+        (
+            "A-NAME-LONGER-THAN-ANY-COMMAND",
+            "-ERR unknown command 'A-NAME-LONGER-THAN-ANY-COMMAND'\r\n",
+        ),
     ]);
     assert!(kv.call("HELLO 2").starts_with("*8\r\n"));
     assert!(kv.call("INFO").contains("version_label:v9\r\n"));
@@ -178,7 +196,10 @@ fn a_request_that_cannot_be_done_whole_changes_nothing() {
     let long = vec![b'k'; MAX_KEY + 1];
     let (reply, _) = kv.call_args(&[b"MSET", b"a", b"1", &long, b"2"]);
     assert_eq!(reply, "-ERR a key has at most 65536 bytes\r\n");
-    kv.all(&[("GET a", "$-1\r\n"), ("MSET a", "-ERR wrong number of arguments for 'mset' command\r\n")]);
+    kv.all(&[
+        ("GET a", "$-1\r\n"),
+        ("MSET a", "-ERR wrong number of arguments for 'mset' command\r\n"),
+    ]);
 }
 
 #[test]

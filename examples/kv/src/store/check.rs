@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::layout::{
-    CLASSES, EXPIRING, HEAP, HEAP_TOP, LIVE_BYTES, Table, bucket_of, class_of, class_size, free_head, place,
-    segment_size,
+    CLASSES, EXPIRING, HEAP, HEAP_TOP, LIVE_BYTES, Table, bucket_of, class_of, class_size,
+    free_head, place, segment_size,
 };
 use super::region::Region;
 use super::{Store, StoreError, corrupt, hash::siphash13};
@@ -45,7 +45,11 @@ impl<R: Region> Store<R> {
     }
 
     /// Checks one table and returns the bytes of its entries' blocks.
-    fn check_table(&self, table: Table, blocks: &mut BTreeMap<u64, u64>) -> Result<u64, StoreError> {
+    fn check_table(
+        &self,
+        table: Table,
+        blocks: &mut BTreeMap<u64, u64>,
+    ) -> Result<u64, StoreError> {
         let buckets = self.region.load_u64(table.buckets())?;
         if buckets > 0 {
             for segment in 0..=place(buckets - 1).0 {

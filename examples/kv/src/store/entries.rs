@@ -2,7 +2,9 @@
 
 use super::hash::siphash13;
 use super::heap::{Block, Purpose};
-use super::layout::{CLASSES, ENTRY_HEADER, EXPIRING, LIVE_BYTES, MAX_BLOCK, Table, bucket_of, class_size};
+use super::layout::{
+    CLASSES, ENTRY_HEADER, EXPIRING, LIVE_BYTES, MAX_BLOCK, Table, bucket_of, class_size,
+};
 use super::region::Region;
 use super::tables::MAX_CHAIN;
 use super::{MAX_KEY, MAX_VALUE, Store, StoreError, corrupt};
@@ -131,7 +133,8 @@ impl<R: Region> Store<R> {
             }
             // Bytes beyond the value's end are nobody's until the one word with its length is stored.
             self.region.write_at(entry.value_offset() + entry.value_len, suffix)?;
-            self.region.store_u64(entry.offset + 16, pack(entry.key_len, len as u64, entry.class))?;
+            self.region
+                .store_u64(entry.offset + 16, pack(entry.key_len, len as u64, entry.class))?;
             return Ok(len);
         }
         // With room for as much again, so that many appends do not copy the value each time.
@@ -177,7 +180,13 @@ impl<R: Region> Store<R> {
         }
     }
 
-    fn put(&mut self, table: Table, key: &[u8], value: &[u8], expiry: Expiry) -> Result<(), StoreError> {
+    fn put(
+        &mut self,
+        table: Table,
+        key: &[u8],
+        value: &[u8],
+        expiry: Expiry,
+    ) -> Result<(), StoreError> {
         self.put_sized(table, key, value, value.len(), expiry)
     }
 
@@ -238,7 +247,11 @@ impl<R: Region> Store<R> {
         let (word, next, old_expires) = match old {
             Some(link) => {
                 self.give(Block { offset: link.entry.offset, class: link.entry.class })?;
-                self.log.add(&self.region, LIVE_BYTES, class_size(link.entry.class).wrapping_neg())?;
+                self.log.add(
+                    &self.region,
+                    LIVE_BYTES,
+                    class_size(link.entry.class).wrapping_neg(),
+                )?;
                 (link.word, link.entry.next, link.entry.expires)
             }
             None => {
@@ -301,8 +314,11 @@ impl<R: Region> Store<R> {
 
     /// Reads an entry's words and checks them against each other.
     pub(super) fn entry_at(&self, offset: u64) -> Result<Entry, StoreError> {
-        let packed = self.region.load_u64(offset.checked_add(16).ok_or(corrupt("an entry lies outside the memory"))?)?;
-        let (value_len, key_len, class) = (packed & 0xffff_ffff, packed >> 32 & 0xff_ffff, packed >> 56);
+        let packed = self
+            .region
+            .load_u64(offset.checked_add(16).ok_or(corrupt("an entry lies outside the memory"))?)?;
+        let (value_len, key_len, class) =
+            (packed & 0xffff_ffff, packed >> 32 & 0xff_ffff, packed >> 56);
         let size = ENTRY_HEADER + key_len.next_multiple_of(8) + value_len;
         if class >= CLASSES || size > class_size(class).min(MAX_BLOCK) {
             return Err(corrupt("an entry is longer than its block"));

@@ -43,7 +43,12 @@ impl Log {
     }
 
     /// Adds to a word, modulo 2^64.
-    pub(super) fn add(&mut self, region: &impl Region, offset: u64, delta: u64) -> Result<(), StoreError> {
+    pub(super) fn add(
+        &mut self,
+        region: &impl Region,
+        offset: u64,
+        delta: u64,
+    ) -> Result<(), StoreError> {
         let value = self.load(region, offset)?;
         self.store(offset, value.wrapping_add(delta));
         Ok(())

@@ -37,8 +37,8 @@ pub use self::entries::{Entry, Expiry};
 pub use self::region::{Region, RegionError};
 
 use self::layout::{
-    BUSY, FIRST_BUCKETS, GENERATION, HASH_KEY, HEAP, HEAP_TOP, LIVE_BYTES, MAGIC, MAGIC_VALUE, MAX_BUCKETS, NEXT_TOKEN,
-    Table, VERSION, VERSION_VALUE, class_of, class_size, segment_size,
+    BUSY, FIRST_BUCKETS, GENERATION, HASH_KEY, HEAP, HEAP_TOP, LIVE_BYTES, MAGIC, MAGIC_VALUE,
+    MAX_BUCKETS, NEXT_TOKEN, Table, VERSION, VERSION_VALUE, class_of, class_size, segment_size,
 };
 use self::log::Log;
 
@@ -73,7 +73,9 @@ pub enum StoreError {
     #[error("the memory holds no store; it was not made by kv")]
     NoStore,
     /// The store was written by a version of kv with another layout.
-    #[error("the store has layout version {found} and this kv reads {VERSION_VALUE}; run a kv that reads it")]
+    #[error(
+        "the store has layout version {found} and this kv reads {VERSION_VALUE}; run a kv that reads it"
+    )]
     Version {
         /// The version found.
         found: u64,
@@ -185,7 +187,8 @@ impl<R: Region> Store<R> {
         }
         region.write_at(0, &vec![0; top as usize])?;
         let mut seed = [0; 16];
-        rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty()).map_err(StoreError::Random)?;
+        rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
+            .map_err(StoreError::Random)?;
         region.write_at(HASH_KEY[0], &seed)?;
         region.store_u64(HEAP_TOP, top)?;
         region.store_u64(NEXT_TOKEN, FIRST_CONNECTION)?;

@@ -9,8 +9,8 @@
 use super::entries::Link;
 use super::heap::{Block, Purpose};
 use super::layout::{
-    CONDEMNED_CURSOR, EXPIRING, LIVE_BYTES, MAX_BUCKETS, SEGMENTS, Table, bucket_of, class_of, class_size, place,
-    segment_size,
+    CONDEMNED_CURSOR, EXPIRING, LIVE_BYTES, MAX_BUCKETS, SEGMENTS, Table, bucket_of, class_of,
+    class_size, place, segment_size,
 };
 use super::region::Region;
 use super::{Store, StoreError, corrupt};
@@ -123,7 +123,10 @@ impl<R: Region> Store<R> {
     }
 
     /// Visits every entry of the journal.
-    pub(crate) fn scan_journal(&mut self, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+    pub(crate) fn scan_journal(
+        &mut self,
+        visit: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<(), StoreError> {
         let (mut key, mut value) = (Vec::new(), Vec::new());
         for bucket in 0..self.region.load_u64(Table::Journal.buckets())? {
             let mut at = self.region.load_u64(self.bucket_word(Table::Journal, bucket)?)?;
