@@ -125,7 +125,7 @@ fn a_request_cut_by_a_hand_over_at_any_byte_is_answered() {
 fn a_long_request_is_cut_by_hand_overs_again_and_again() {
     let mut server = server();
     let mut stream = accepted(&mut server);
-    let value: Vec<u8> = (0..1_000_000_u32).map(|i| (i * 7 >> 3) as u8).collect();
+    let value: Vec<u8> = (0..1_000_000_u32).map(|i| ((i * 7) >> 3) as u8).collect();
     for piece in set(b"long", &value).chunks(150_000) {
         stream.write_all(piece).unwrap();
         until_read(&mut server, &stream);
@@ -140,7 +140,7 @@ fn a_long_request_is_cut_by_hand_overs_again_and_again() {
 fn replies_that_wait_for_a_slow_client_survive_hand_overs() {
     let mut server = server();
     let mut stream = accepted(&mut server);
-    let value: Vec<u8> = (0..3_000_000_u32).map(|i| (i * 13 >> 4) as u8).collect();
+    let value: Vec<u8> = (0..3_000_000_u32).map(|i| ((i * 13) >> 4) as u8).collect();
     ask(&mut server, &mut stream, &set(b"big", &value), b"+OK\r\n");
     // More than the sockets' buffers hold, and requests behind that are read but not executed.
     stream.write_all(&b"GET big\r\n".repeat(9)).unwrap();

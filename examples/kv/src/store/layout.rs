@@ -151,19 +151,19 @@ pub(super) const fn free_head(class: u64) -> u64 {
     FREE + class * 8
 }
 
+// The parts of the header do not overlap, and the largest segment fits a block.
+const _: () = {
+    assert!(GENERATION < TABLES);
+    assert!(Table::Condemned.segment(SEGMENTS) <= Table::Condemned.base() + TABLE_SIZE);
+    assert!(Table::Condemned.base() + TABLE_SIZE <= FREE);
+    assert!(free_head(CLASSES) <= LOG);
+    assert!(LOG + LOG_CAPACITY as u64 * 16 <= HEAP);
+    assert!(segment_size(SEGMENTS - 1) <= MAX_BLOCK);
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_parts_of_the_header_do_not_overlap() {
-        assert!(GENERATION < TABLES);
-        assert!(Table::Condemned.segment(SEGMENTS) <= Table::Condemned.base() + TABLE_SIZE);
-        assert!(Table::Condemned.base() + TABLE_SIZE <= FREE);
-        assert!(free_head(CLASSES) <= LOG);
-        assert!(LOG + LOG_CAPACITY as u64 * 16 <= HEAP);
-        assert!(segment_size(SEGMENTS - 1) <= MAX_BLOCK);
-    }
 
     #[test]
     fn a_class_is_the_least_that_fits() {
