@@ -5,8 +5,10 @@
 
 mod description;
 mod inherit;
+mod mapping;
 mod signals;
 
 pub use description::{order_descriptions, same_description};
 pub use inherit::{adopt, adopt_stdin, close_on_exec};
+pub use mapping::{Memory, MemoryError};
 pub use signals::{Signals, blocked};
