@@ -3,7 +3,6 @@
 //! - [`fdt`] writes and reads flattened device trees.
 //! - [`handover`] puts the two trees of a handover on top: the machine's and the files'.
 //! - [`record`] holds the fixed records: the daemon's state in its keeper, and handlers' records.
-//! - [`record`] holds the fixed records: the daemon's state in its keeper, and handlers' records.
 //!
 //! The contract is `docs/abi.md`; a test compares its tables with this code.
 //!
@@ -25,4 +24,4 @@ pub use names::{
     COMPATIBLE_MAX, NAME_MAX, NameError, check_compatible, check_name, is_compatible_byte,
     is_name_byte,
 };
-pub use words::{Criticality, Direction, OnClose, Owner, Phase};
+pub use words::{Arrival, Criticality, Event, Level, OnClose, Owner, Side, State};

@@ -53,12 +53,14 @@ impl core::error::Error for NameError {}
 
 /// Whether a name of a session or subsystem may hold this byte: printable ASCII and the space,
 /// without `/`.
+#[inline]
 #[must_use]
 pub const fn is_name_byte(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') && byte != b'/'
 }
 
 /// Whether a `compatible` string may hold this byte: `a-z A-Z 0-9 , . _ + -`.
+#[inline]
 #[must_use]
 pub const fn is_compatible_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b',' | b'.' | b'_' | b'+' | b'-')
@@ -77,11 +79,13 @@ pub fn check_name(name: &[u8]) -> Result<(), NameError> {
 ///
 /// # Errors
 /// [`NameError`] with the first thing that is wrong.
+#[inline]
 pub fn check_compatible(name: &[u8]) -> Result<(), NameError> {
     check(name, COMPATIBLE_MAX, is_compatible_byte)
 }
 
-fn check(name: &[u8], max: usize, allowed: fn(u8) -> bool) -> Result<(), NameError> {
+#[inline]
+fn check(name: &[u8], max: usize, allowed: impl Fn(u8) -> bool) -> Result<(), NameError> {
     if name.is_empty() {
         return Err(NameError::Empty);
     }

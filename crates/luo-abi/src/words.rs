@@ -47,7 +47,7 @@ macro_rules! word {
 
 word! {
     /// Where a session, a file or the machine is in the cycle.
-    Phase {
+    State {
         /// Nothing is under way.
         Normal = 1, "normal";
         /// `prepare` is done; the workload still runs.
@@ -70,18 +70,60 @@ word! {
 }
 
 word! {
-    /// What the failure of a file means for the update.
+    /// What the failure of a file or subsystem means for the update.
     Criticality {
         /// It cancels the update.
         Required = 1, "required";
-        /// It is reported, and the update goes on without the file.
+        /// It is reported, and the update goes on without it.
         Optional = 2, "optional";
     }
 }
 
 word! {
-    /// Which way a file crosses.
-    Direction {
+    /// What moves the machine, a session or a file from one state to another.
+    Event {
+        /// Keep what can be kept while the workload runs.
+        Prepare = 1, "prepare";
+        /// Keep the rest; from here nothing changes.
+        Freeze = 2, "freeze";
+        /// Commit the handover; the other side begins.
+        Depart = 3, "depart";
+        /// Begin on the other side.
+        Arrive = 4, "arrive";
+        /// The live update is over.
+        Finish = 5, "finish";
+        /// Undo `prepare` and `freeze`.
+        Cancel = 6, "cancel";
+    }
+}
+
+word! {
+    /// Whose event brought a session or file to its state.
+    Level {
+        /// One of this file alone.
+        File = 1, "file";
+        /// One of its session alone.
+        Session = 2, "session";
+        /// One of the machine.
+        Machine = 3, "machine";
+    }
+}
+
+word! {
+    /// How far an incoming file is.
+    Arrival {
+        /// Nobody has it yet.
+        Waiting = 1, "waiting";
+        /// It was retrieved.
+        Retrieved = 2, "retrieved";
+        /// It cannot be had.
+        Failed = 3, "failed";
+    }
+}
+
+word! {
+    /// Which of its session's two sets a file is in.
+    Side {
         /// It is on this side and will be handed over.
         Outgoing = 1, "outgoing";
         /// It came from the other side and may be retrieved.

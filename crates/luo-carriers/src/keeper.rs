@@ -166,6 +166,14 @@ impl<S: Slots> KeeperCarrier<S> {
         }
     }
 
+    /// A slot that was kept only for its aliases ([`forget_slot`](Self::forget_slot)) has an owner
+    /// again.
+    pub fn adopt_slot(&self, key: u64) {
+        if let Some(target) = self.targets().get_mut(&key) {
+            target.forgotten = false;
+        }
+    }
+
     fn targets(&self) -> MutexGuard<'_, HashMap<u64, Target>> {
         self.targets.lock().unwrap_or_else(PoisonError::into_inner)
     }

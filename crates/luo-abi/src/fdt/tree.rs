@@ -7,6 +7,12 @@ use core::fmt;
 
 use super::layout::{BEGIN_NODE, END_NODE, NOP, PROPERTY, align4};
 
+/// A name that was found to be ASCII.
+#[inline]
+fn text(name: &[u8]) -> &str {
+    core::str::from_utf8(name).unwrap_or_default()
+}
+
 /// A validated tree. [`Blob::validate`](super::Blob::validate) makes it.
 #[derive(Clone, Copy)]
 pub struct Tree<'a> {
@@ -34,10 +40,10 @@ impl<'a> Tree<'a> {
         let mut events = self.events();
         while let Some(event) = events.next() {
             if let Event::Begin { name, offset } = event {
-                return Node { name, offset, body: events };
+                return Node { name: name.as_bytes(), offset, body: events };
             }
         }
-        Node { name: "", offset: self.start, body: events }
+        Node { name: b"", offset: self.start, body: events }
     }
 
     /// Every node and property in the order in which they lie: one pass, the cheapest way to read
@@ -89,12 +95,23 @@ impl<'a> Events<'a> {
     }
 
     #[inline]
-    fn begin(&mut self) -> Option<(&'a str, usize)> {
+    fn begin(&mut self) -> Option<(&'a [u8], usize)> {
         let offset = self.at;
-        let rest = self.tree.blob.get(offset + 4..)?;
-        let len = rest.iter().position(|&byte| byte == 0)?;
-        self.at = align4(offset + 4 + len + 1);
-        Some((core::str::from_utf8(rest.get(..len)?).ok()?, offset))
+        self.at = self.name_end(offset + 4);
+        let name = self.tree.blob.get(offset + 4..self.at)?;
+        // Zeros fill up the last word, and at least one ends the name.
+        let filled = name.last_chunk::<4>()?;
+        let zeros = u32::from_be_bytes(*filled).trailing_zeros() / 8;
+        Some((name.get(..name.len() - zeros as usize)?, offset))
+    }
+
+    /// Behind the name at `at`: the word with its end is the first one whose last byte is zero.
+    #[inline]
+    fn name_end(&self, mut at: usize) -> usize {
+        while self.word(at).is_some_and(|word| word & 0xff != 0) {
+            at += 4;
+        }
+        at + 4
     }
 
     #[inline]
@@ -113,12 +130,7 @@ impl<'a> Events<'a> {
         while depth > 0 {
             match self.token() {
                 Some(BEGIN_NODE) => {
-                    // The word with the name's end is the first one whose last byte is zero.
-                    let mut at = self.at + 4;
-                    while self.word(at).is_some_and(|word| word & 0xff != 0) {
-                        at += 4;
-                    }
-                    self.at = at + 4;
+                    self.at = self.name_end(self.at + 4);
                     depth += 1;
                 }
                 Some(PROPERTY) => {
@@ -141,7 +153,9 @@ impl<'a> Iterator for Events<'a> {
     #[inline]
     fn next(&mut self) -> Option<Event<'a>> {
         match self.token()? {
-            BEGIN_NODE => self.begin().map(|(name, offset)| Event::Begin { name, offset }),
+            BEGIN_NODE => {
+                self.begin().map(|(name, offset)| Event::Begin { name: text(name), offset })
+            }
             PROPERTY => self.property().map(Event::Property),
             END_NODE => {
                 self.at += 4;
@@ -155,7 +169,7 @@ impl<'a> Iterator for Events<'a> {
 /// A node.
 #[derive(Debug, Clone, Copy)]
 pub struct Node<'a> {
-    name: &'a str,
+    name: &'a [u8],
     offset: usize,
     /// Behind the node's name.
     body: Events<'a>,
@@ -164,7 +178,13 @@ pub struct Node<'a> {
 impl<'a> Node<'a> {
     /// Its name, empty for the root.
     #[must_use]
-    pub const fn name(&self) -> &'a str {
+    pub fn name(&self) -> &'a str {
+        text(self.name)
+    }
+
+    /// Its name as bytes: cheaper than [`name`](Self::name).
+    #[must_use]
+    pub(crate) const fn name_bytes(&self) -> &'a [u8] {
         self.name
     }
 
@@ -201,7 +221,7 @@ impl<'a> Node<'a> {
     /// Its child of that name. Looks through all of them.
     #[must_use]
     pub fn child(&self, name: &str) -> Option<Node<'a>> {
-        self.children().find(|child| child.name == name)
+        self.children().find(|child| child.name == name.as_bytes())
     }
 }
 
@@ -286,7 +306,7 @@ impl<'a> Property<'a> {
     pub fn name(&self) -> &'a str {
         let rest = self.strings.get(self.name_offset as usize..).unwrap_or_default();
         let len = rest.iter().position(|&byte| byte == 0).unwrap_or(0);
-        rest.get(..len).and_then(|name| core::str::from_utf8(name).ok()).unwrap_or_default()
+        text(rest.get(..len).unwrap_or_default())
     }
 
     /// Whether it has that name: cheaper than [`name`](Self::name).

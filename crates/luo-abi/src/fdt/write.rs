@@ -160,7 +160,8 @@ impl Writer {
                 return Err(WriteError::TooDeep);
             }
         }
-        self.check_room(name.len() + 16)?;
+        // The token, the name, and the node's own end.
+        self.check_room(8 + align4(name.len() + 1))?;
         let start = self.out.len() + 4;
         self.out.extend_from_slice(&BEGIN_NODE.to_be_bytes());
         self.push_padded(name.as_bytes(), 1);
@@ -254,7 +255,7 @@ impl Writer {
                 WriteError::PropertyAfterNode
             });
         }
-        self.check_room(len.saturating_add(16))?;
+        self.check_room(align4(len.min(MAX_SIZE)) + 12)?;
         let known = self.names.get_mut(name.0 as usize).ok_or(WriteError::ForeignName)?;
         if known.last_node == self.nodes {
             return Err(self.duplicate_property(name));

@@ -95,8 +95,8 @@ impl TokenName {
 
 /// The token that is written so; `None` if it is none, or written otherwise.
 #[inline]
-pub(super) fn parse_token(name: &str) -> Option<u64> {
-    let digits = name.as_bytes().strip_prefix(b"0x")?;
+pub(super) fn parse_token(name: &[u8]) -> Option<u64> {
+    let digits = name.strip_prefix(b"0x")?;
     match digits {
         [] => return None,
         [b'0', _, ..] => return None,
@@ -187,12 +187,12 @@ mod tests {
             (u64::MAX, "0xffffffffffffffff"),
         ] {
             assert_eq!(TokenName::new(token).as_str(), name);
-            assert_eq!(parse_token(name), Some(token));
+            assert_eq!(parse_token(name.as_bytes()), Some(token));
         }
         for name in
             ["", "0x", "0x01", "0x00", "0X1", "0x1A", "1a", "0xg", "0x1ffffffffffffffff", "0x 1"]
         {
-            assert_eq!(parse_token(name), None, "{name:?}");
+            assert_eq!(parse_token(name.as_bytes()), None, "{name:?}");
         }
     }
 }

@@ -363,11 +363,19 @@ impl<'a> Iterator for Files<'a> {
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         let (node, mut properties) = self.children.enter()?;
-        let token = parse_token(node.name());
+        let token = parse_token(node.name_bytes());
         let file = read_file(&node, token, &mut properties);
         self.children.leave(&properties);
         Some(file.map_err(|damage| damaged(node.name(), token, damage)))
     }
+}
+
+/// The only `compatible` string of a property's value.
+#[inline]
+fn one_compatible(value: &[u8]) -> Option<&str> {
+    let text = value.strip_suffix(&[0])?;
+    check_compatible(text).ok()?;
+    core::str::from_utf8(text).ok()
 }
 
 #[inline]
@@ -382,11 +390,11 @@ fn read_file<'a>(
     let mut criticality = Criticality::Required;
     for property in properties {
         if property.is("compatible") {
-            let value = property.as_str().filter(|text| check_compatible(text.as_bytes()).is_ok());
-            compatible = Some(value.ok_or((
+            let value = one_compatible(property.value()).ok_or((
                 EntryErrorKind::Value { property: "compatible" },
                 property.value_offset(),
-            ))?);
+            ))?;
+            compatible = Some(value);
         } else if property.is("data") {
             data = Some(number(&property, "data")?);
         } else if property.is("optional") {

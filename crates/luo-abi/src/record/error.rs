@@ -76,12 +76,11 @@ pub enum RecordErrorKind {
         /// The longest that is allowed.
         max: usize,
     },
-    /// A remembered failure without an error number, with one out of range, or a text that
-    /// belongs to none.
+    /// A remembered failure without an error number, or with one out of range.
     Failure,
     /// A text is no UTF-8.
     Text,
-    /// Two subsystems have the same name. The offset is that of the second.
+    /// Two entries of a list have the same name. The offset is that of the second.
     Duplicate,
 }
 
@@ -125,7 +124,7 @@ impl fmt::Display for RecordErrorKind {
             }
             Self::Failure => f.write_str("a remembered failure has no valid error number"),
             Self::Text => f.write_str("a text is no UTF-8"),
-            Self::Duplicate => f.write_str("two subsystems have the same name"),
+            Self::Duplicate => f.write_str("two entries have the same name"),
         }
     }
 }

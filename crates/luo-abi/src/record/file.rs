@@ -1,103 +1,148 @@
 //! A file's record.
+//!
+//! One is written for every file that is preserved, so writing it allocates nothing but its bytes.
 
-use alloc::{borrow::ToOwned, string::String, vec::Vec};
+use alloc::{borrow::Cow, string::String, vec::Vec};
 use core::mem::offset_of;
-use zerocopy::{FromBytes, FromZeros, IntoBytes, little_endian::U64};
+use zerocopy::{FromBytes, IntoBytes, little_endian::U64};
 
-use super::{RecordError, RecordErrorKind as Kind, open, pad, padded, raw, reserved, seal};
-use crate::{Criticality, Direction, Phase, check_compatible};
+use super::{
+    RecordError, RecordErrorKind as Kind, check_handles, flag, header, name, open, optional,
+    optional_word, pad, put_handles, raw, reserved, word,
+};
+use crate::{Arrival, Criticality, Level, Side, State, check_compatible};
 
 /// The version of a file's record that is written.
 pub const FILE_RECORD: &str = "file-record-v1";
+
+const VERSION: [u8; raw::VERSION_SIZE] = pad(FILE_RECORD.as_bytes());
+
+/// The bit of `present`.
+const DATA: u8 = 1;
 
 /// Linux's error numbers end here.
 const ERRNO_MAX: u32 = 4095;
 
 /// A failure to retrieve a file: whoever asks for the file again gets it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RememberedFailure {
+pub struct RememberedFailure<'a> {
     /// Linux's error number, 1 to 4095.
     pub errno: u32,
-    /// The reason in words, at most [`TEXT_MAX`](Self::TEXT_MAX) bytes.
-    pub text: String,
+    /// The reason in words, at most [`REASON_MAX`](Self::REASON_MAX) bytes.
+    pub reason: Cow<'a, str>,
+    /// Whether the file's owner has been told.
+    pub told: bool,
 }
 
-impl RememberedFailure {
+impl<'a> RememberedFailure<'a> {
     /// The longest reason, in bytes.
-    pub const TEXT_MAX: usize = 1024;
+    pub const REASON_MAX: usize = 1024;
 
     /// Remembers a failure; a reason that is too long ends early, between two characters, with
     /// `…`.
     #[must_use]
-    pub fn new(errno: u32, text: &str) -> Self {
-        if text.len() <= Self::TEXT_MAX {
-            return Self { errno, text: text.to_owned() };
+    pub fn new(errno: u32, reason: &'a str, told: bool) -> Self {
+        if reason.len() <= Self::REASON_MAX {
+            return Self { errno, reason: reason.into(), told };
         }
-        let room = Self::TEXT_MAX - '…'.len_utf8();
-        let end = (0..=room).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
-        let mut text = text.get(..end).unwrap_or_default().to_owned();
-        text.push('…');
-        Self { errno, text }
+        let room = Self::REASON_MAX - '…'.len_utf8();
+        let end = (0..=room).rev().find(|&end| reason.is_char_boundary(end)).unwrap_or(0);
+        let mut short = String::with_capacity(Self::REASON_MAX);
+        short.push_str(reason.get(..end).unwrap_or_default());
+        short.push('…');
+        Self { errno, reason: short.into(), told }
+    }
+}
+
+/// How far an incoming file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Incoming<'a> {
+    /// Nobody has it yet.
+    Waiting,
+    /// It was retrieved.
+    Retrieved,
+    /// It cannot be had.
+    Failed(RememberedFailure<'a>),
+}
+
+impl Incoming<'_> {
+    const fn word(&self) -> Arrival {
+        match self {
+            Self::Waiting => Arrival::Waiting,
+            Self::Retrieved => Arrival::Retrieved,
+            Self::Failed(_) => Arrival::Failed,
+        }
     }
 }
 
 /// A file, as the daemon's keeper holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileRecord {
+pub struct FileRecord<'a> {
     /// The daemon's number of its session.
     pub session: u64,
-    /// Its token within the session.
+    /// Which of the session's two sets it is in.
+    pub side: Side,
+    /// Its token within that set.
     pub token: u64,
     /// Which handler's it is, and of which layout; see [`check_compatible`].
-    pub compatible: String,
+    pub compatible: Cow<'a, str>,
     /// What its failure means.
     pub criticality: Criticality,
     /// Where it is in the cycle.
-    pub phase: Phase,
-    /// Which way it crosses.
-    pub direction: Direction,
-    /// Whether its owner has taken it.
-    pub reclaimed: bool,
-    /// What the handler returned last; zero before.
-    pub data: u64,
-    /// The request that registered it; zero if none did.
-    pub request: u64,
+    pub state: State,
+    /// Whose event brought it to its state.
+    pub level: Level,
+    /// What the handler returned last; `None` where nothing was kept, or nobody can tell.
+    pub data: Option<u64>,
     /// What was kept for it: at most [`HANDLES_MAX`](Self::HANDLES_MAX) handles, none of them
     /// zero.
-    pub handles: Vec<u64>,
-    /// Why it could not be retrieved.
-    pub failure: Option<RememberedFailure>,
+    pub handles: Cow<'a, [u64]>,
+    /// How far it is, of an incoming file.
+    pub incoming: Option<Incoming<'a>>,
+    /// Whether its owner has taken it.
+    pub reclaimed: bool,
+    /// Bytes that stay in use because of it.
+    pub pinned: u64,
+    /// The request that registered it; zero if none did.
+    pub request: u64,
+    /// Which of that request's files it is, from zero.
+    pub index: u32,
 }
 
-impl FileRecord {
+impl<'a> FileRecord<'a> {
     /// How many handles a record can hold.
-    pub const HANDLES_MAX: usize = 256;
+    pub const HANDLES_MAX: usize = 1024;
 
     /// The size of the largest record, in bytes.
     pub const MAX_SIZE: usize =
-        size_of::<raw::File>() + 8 * Self::HANDLES_MAX + RememberedFailure::TEXT_MAX;
+        size_of::<raw::File>() + 8 * Self::HANDLES_MAX + RememberedFailure::REASON_MAX;
 
+    fn failure(&self) -> Option<&RememberedFailure<'a>> {
+        match &self.incoming {
+            Some(Incoming::Failed(failure)) => Some(failure),
+            _ => None,
+        }
+    }
+
+    fn size(&self) -> usize {
+        let reason = self.failure().map_or(0, |failure| failure.reason.len());
+        size_of::<raw::File>() + 8 * self.handles.len() + reason
+    }
+
+    /// Checks all but the `compatible` string.
     fn check(&self) -> Result<(), RecordError> {
-        check_compatible(self.compatible.as_bytes())
-            .map_err(|error| Kind::Name(error).at(offset_of!(raw::File, compatible)))?;
-        if let Some(failure) = &self.failure {
+        if let Some(failure) = self.failure() {
             if !(1..=ERRNO_MAX).contains(&failure.errno) {
-                return Err(Kind::Failure.at(offset_of!(raw::File, failure_errno)));
+                return Err(Kind::Failure.at(offset_of!(raw::File, errno)));
             }
-            let (found, max) = (failure.text.len(), RememberedFailure::TEXT_MAX);
+            let (found, max) = (failure.reason.len(), RememberedFailure::REASON_MAX);
             if found > max {
-                let offset = offset_of!(raw::File, failure_length);
+                let offset = offset_of!(raw::File, reason_length);
                 return Err(Kind::TooLong { found, max }.at(offset));
             }
         }
-        let (found, max) = (self.handles.len(), Self::HANDLES_MAX);
-        if found > max {
-            return Err(Kind::TooMany { found, max }.at(offset_of!(raw::File, handles)));
-        }
-        match self.handles.iter().position(|&handle| handle == 0) {
-            Some(at) => Err(Kind::Handle.at(size_of::<raw::File>() + 8 * at)),
-            None => Ok(()),
-        }
+        let (count, first) = (offset_of!(raw::File, handles), size_of::<raw::File>());
+        check_handles(&self.handles, Self::HANDLES_MAX, count, first)
     }
 
     /// The record's bytes.
@@ -105,84 +150,131 @@ impl FileRecord {
     /// # Errors
     /// [`Kind::Name`], [`Kind::Failure`], [`Kind::TooLong`], [`Kind::TooMany`], [`Kind::Handle`].
     pub fn encode(&self) -> Result<Vec<u8>, RecordError> {
+        let mut out = Vec::with_capacity(self.size());
+        self.encode_into(&mut out)?;
+        Ok(out)
+    }
+
+    /// Appends the record's bytes, or nothing where it is refused.
+    ///
+    /// # Errors
+    /// Those of [`encode`](Self::encode).
+    pub fn encode_into(&self, out: &mut Vec<u8>) -> Result<(), RecordError> {
+        check_compatible(self.compatible.as_bytes())
+            .map_err(|error| Kind::Name(error).at(offset_of!(raw::File, compatible)))?;
         self.check()?;
-        let mut raw = raw::File::new_zeroed();
-        let text = self.failure.as_ref().map_or("", |failure| &failure.text);
-        raw.session.set(self.session);
-        raw.token.set(self.token);
-        raw.compatible = pad(self.compatible.as_bytes());
-        raw.data.set(self.data);
-        raw.request.set(self.request);
-        raw.failure_errno.set(self.failure.as_ref().map_or(0, |failure| failure.errno));
-        raw.failure_length.set(text.len() as u16);
-        raw.handles.set(self.handles.len() as u16);
-        raw.criticality = self.criticality.raw();
-        raw.phase = self.phase.raw();
-        raw.direction = self.direction.raw();
-        raw.reclaimed = u8::from(self.reclaimed);
-        let handles: Vec<U64> = self.handles.iter().copied().map(U64::new).collect();
-        Ok(seal(&mut raw, FILE_RECORD, &[handles.as_bytes(), text.as_bytes()]))
+        let failure = self.failure();
+        let reason = failure.map_or("", |failure| &failure.reason);
+        let size = self.size();
+        let raw = raw::File {
+            header: header(&VERSION, size),
+            session: self.session.into(),
+            token: self.token.into(),
+            compatible: pad(self.compatible.as_bytes()),
+            data: self.data.unwrap_or(0).into(),
+            pinned: self.pinned.into(),
+            request: self.request.into(),
+            index: self.index.into(),
+            errno: failure.map_or(0, |failure| failure.errno).into(),
+            reason_length: (reason.len() as u16).into(),
+            handles: (self.handles.len() as u16).into(),
+            side: self.side.raw(),
+            criticality: self.criticality.raw(),
+            state: self.state.raw(),
+            level: self.level.raw(),
+            incoming: self.incoming.as_ref().map_or(0, |incoming| incoming.word().raw()),
+            told: failure.map_or(0, |failure| u8::from(failure.told)),
+            reclaimed: u8::from(self.reclaimed),
+            present: if self.data.is_some() { DATA } else { 0 },
+            reserved: [0; 4],
+        };
+        out.reserve(size);
+        out.extend_from_slice(raw.as_bytes());
+        put_handles(out, &self.handles);
+        out.extend_from_slice(reason.as_bytes());
+        Ok(())
     }
 
     /// Decodes a record of any version that was ever written.
     ///
     /// # Errors
     /// [`RecordError`] with the first thing that is wrong.
-    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, RecordError> {
         let (raw, rest): (&raw::File, _) = open(bytes, &[FILE_RECORD])?;
-        let (count, text_len) =
-            (usize::from(raw.handles.get()), usize::from(raw.failure_length.get()));
+        let (count, reason_len) =
+            (usize::from(raw.handles.get()), usize::from(raw.reason_length.get()));
         let fixed = size_of::<raw::File>();
-        let size = fixed + 8 * count + text_len;
+        let size = fixed + 8 * count + reason_len;
         if size != bytes.len() {
             let kind = Kind::Length { claimed: size as u32, found: bytes.len() };
             return Err(kind.at(raw::VERSION_SIZE));
         }
-        let at = offset_of!(raw::File, compatible);
-        let compatible = padded(&raw.compatible, at)?;
-        check_compatible(compatible).map_err(|error| Kind::Name(error).at(at))?;
-        let compatible = core::str::from_utf8(compatible).map_err(|_| Kind::Text.at(at))?;
-        let errno = raw.failure_errno.get();
-        if errno == 0 && text_len > 0 {
-            return Err(Kind::Failure.at(offset_of!(raw::File, failure_errno)));
-        }
-        let criticality = Criticality::from_raw(raw.criticality)
-            .ok_or(Kind::Word { field: "criticality", found: raw.criticality })
-            .map_err(|kind| kind.at(offset_of!(raw::File, criticality)))?;
-        let phase = Phase::from_raw(raw.phase)
-            .ok_or(Kind::Word { field: "phase", found: raw.phase })
-            .map_err(|kind| kind.at(offset_of!(raw::File, phase)))?;
-        let direction = Direction::from_raw(raw.direction)
-            .ok_or(Kind::Word { field: "direction", found: raw.direction })
-            .map_err(|kind| kind.at(offset_of!(raw::File, direction)))?;
-        let reclaimed = match raw.reclaimed {
-            0 => false,
-            1 => true,
-            _ => {
-                let offset = offset_of!(raw::File, reclaimed);
-                return Err(Kind::Flag { field: "reclaimed" }.at(offset));
-            }
-        };
-        reserved(&raw.reserved, offset_of!(raw::File, reserved))?;
-        let Ok((handles, text)) = <[U64]>::ref_from_prefix_with_elems(rest, count) else {
+        let Ok((handles, reason)) = <[U64]>::ref_from_prefix_with_elems(rest, count) else {
             return Err(Kind::Short.at(bytes.len()));
         };
-        let text = core::str::from_utf8(text)
-            .map_err(|error| Kind::Text.at(fixed + 8 * count + error.valid_up_to()))?;
+        if raw.present & !DATA != 0 {
+            return Err(Kind::Flag { field: "present" }.at(offset_of!(raw::File, present)));
+        }
+        reserved(&raw.reserved, offset_of!(raw::File, reserved))?;
+        macro_rules! field {
+            ($check:ident, $field:ident $(, $from_raw:expr)?) => {
+                $check(
+                    raw.$field, $($from_raw,)? stringify!($field), offset_of!(raw::File, $field),
+                )?
+            };
+        }
+        let data = raw.present & DATA != 0;
+        let reason_at = fixed + 8 * count;
+        let at = offset_of!(raw::File, compatible);
         let record = Self {
             session: raw.session.get(),
+            side: field!(word, side, Side::from_raw),
             token: raw.token.get(),
-            compatible: compatible.to_owned(),
-            criticality,
-            phase,
-            direction,
-            reclaimed,
-            data: raw.data.get(),
-            request: raw.request.get(),
+            compatible: name(&raw.compatible, check_compatible, at)?.into(),
+            criticality: field!(word, criticality, Criticality::from_raw),
+            state: field!(word, state, State::from_raw),
+            level: field!(word, level, Level::from_raw),
+            data: optional(data, raw.data.get(), "data", offset_of!(raw::File, data))?,
             handles: handles.iter().map(|handle| handle.get()).collect(),
-            failure: (errno != 0).then(|| RememberedFailure { errno, text: text.to_owned() }),
+            incoming: incoming(raw, reason, reason_at)?,
+            reclaimed: field!(flag, reclaimed),
+            pinned: raw.pinned.get(),
+            request: raw.request.get(),
+            index: raw.index.get(),
         };
         record.check()?;
         Ok(record)
     }
+}
+
+/// How far an incoming file is; `at` is where its failure's reason lies.
+fn incoming<'a>(
+    raw: &raw::File,
+    reason: &'a [u8],
+    at: usize,
+) -> Result<Option<Incoming<'a>>, RecordError> {
+    let offset = offset_of!(raw::File, incoming);
+    let told = flag(raw.told, "told", offset_of!(raw::File, told))?;
+    let word = optional_word(raw.incoming, Arrival::from_raw, "incoming", offset)?;
+    if word == Some(Arrival::Failed) {
+        let reason = core::str::from_utf8(reason)
+            .map_err(|error| Kind::Text.at(at + error.valid_up_to()))?;
+        let errno = raw.errno.get();
+        let failure = RememberedFailure { errno, reason: reason.into(), told };
+        return Ok(Some(Incoming::Failed(failure)));
+    }
+    for (zero, field, offset) in [
+        (raw.errno.get() == 0, "errno", offset_of!(raw::File, errno)),
+        (reason.is_empty(), "reason_length", offset_of!(raw::File, reason_length)),
+        (!told, "told", offset_of!(raw::File, told)),
+    ] {
+        if !zero {
+            return Err(Kind::Absent { field }.at(offset));
+        }
+    }
+    Ok(match word {
+        None => None,
+        Some(Arrival::Retrieved) => Some(Incoming::Retrieved),
+        Some(Arrival::Waiting | Arrival::Failed) => Some(Incoming::Waiting),
+    })
 }

@@ -19,11 +19,13 @@ mod raw;
 mod session;
 
 use alloc::vec::Vec;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+
+use crate::NameError;
 
 pub use error::{RecordError, RecordErrorKind};
-pub use file::{FILE_RECORD, FileRecord, RememberedFailure};
-pub use machine::{MACHINE_RECORD, MachineRecord, SubsystemData};
+pub use file::{FILE_RECORD, FileRecord, Incoming, RememberedFailure};
+pub use machine::{MACHINE_RECORD, MachineRecord, SharedRecord, SubsystemData, SubsystemRecord};
 pub use memfd::{
     MEMFD_COMPATIBLE, MEMFD_KNOWN_FLAGS, MEMFD_KNOWN_SEALS, MEMFD_NAME_MAX, MemfdRecord,
 };
@@ -32,16 +34,16 @@ pub use session::{SESSION_RECORD, SessionRecord};
 /// A record of the daemon, of any kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Record {
+pub enum Record<'a> {
     /// The machine's.
-    Machine(MachineRecord),
+    Machine(MachineRecord<'a>),
     /// A session's.
-    Session(SessionRecord),
+    Session(SessionRecord<'a>),
     /// A file's.
-    File(FileRecord),
+    File(FileRecord<'a>),
 }
 
-impl Record {
+impl<'a> Record<'a> {
     /// The versions that are read, of all kinds.
     pub const KNOWN: &'static [&'static str] = &[MACHINE_RECORD, SESSION_RECORD, FILE_RECORD];
 
@@ -49,7 +51,7 @@ impl Record {
     ///
     /// # Errors
     /// [`RecordError`].
-    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, RecordError> {
         match version_of(bytes)? {
             MACHINE_RECORD => MachineRecord::decode(bytes).map(Self::Machine),
             SESSION_RECORD => SessionRecord::decode(bytes).map(Self::Session),
@@ -96,12 +98,88 @@ fn padded(bytes: &[u8], offset: usize) -> Result<&[u8], RecordError> {
     }
 }
 
-/// `text` filled up with zeros; what does not fit was refused before.
-fn pad<const N: usize>(text: &[u8]) -> [u8; N] {
-    let mut field = [0; N];
-    for (to, from) in field.iter_mut().zip(text) {
-        *to = *from;
+/// The name in a field that is filled up with zeros.
+fn name(
+    field: &[u8],
+    check: fn(&[u8]) -> Result<(), NameError>,
+    offset: usize,
+) -> Result<&str, RecordError> {
+    let text = padded(field, offset)?;
+    check(text).map_err(|error| RecordErrorKind::Name(error).at(offset))?;
+    core::str::from_utf8(text).map_err(|_| RecordErrorKind::Text.at(offset))
+}
+
+/// The word that `found` is the number of.
+fn word<T>(
+    found: u8,
+    from_raw: fn(u8) -> Option<T>,
+    field: &'static str,
+    offset: usize,
+) -> Result<T, RecordError> {
+    from_raw(found).ok_or(RecordErrorKind::Word { field, found }.at(offset))
+}
+
+/// The word that `found` is the number of; zero is none.
+fn optional_word<T>(
+    found: u8,
+    from_raw: fn(u8) -> Option<T>,
+    field: &'static str,
+    offset: usize,
+) -> Result<Option<T>, RecordError> {
+    match found {
+        0 => Ok(None),
+        found => word(found, from_raw, field, offset).map(Some),
     }
+}
+
+/// A byte that is 1 for yes and 0 for no.
+fn flag(found: u8, field: &'static str, offset: usize) -> Result<bool, RecordError> {
+    match found {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(RecordErrorKind::Flag { field }.at(offset)),
+    }
+}
+
+/// A value that is there only where its bit of `present` is set.
+fn optional(
+    present: bool,
+    value: u64,
+    field: &'static str,
+    offset: usize,
+) -> Result<Option<u64>, RecordError> {
+    match (present, value) {
+        (false, 0) => Ok(None),
+        (false, _) => Err(RecordErrorKind::Absent { field }.at(offset)),
+        (true, value) => Ok(Some(value)),
+    }
+}
+
+/// Refuses a handle that is zero, and more than `max` of them; `count` is where the record says
+/// how many there are, `first` where the first of them lies.
+fn check_handles(
+    handles: &[u64],
+    max: usize,
+    count: usize,
+    first: usize,
+) -> Result<(), RecordError> {
+    let found = handles.len();
+    if found > max {
+        return Err(RecordErrorKind::TooMany { found, max }.at(count));
+    }
+    match handles.iter().position(|&handle| handle == 0) {
+        Some(at) => Err(RecordErrorKind::Handle.at(first + 8 * at)),
+        None => Ok(()),
+    }
+}
+
+/// `text` filled up with zeros; what does not fit was refused before.
+const fn pad<const N: usize>(text: &[u8]) -> [u8; N] {
+    let mut field = [0; N];
+    let len = if text.len() < N { text.len() } else { N };
+    let (to, _) = field.split_at_mut(len);
+    let (from, _) = text.split_at(len);
+    to.copy_from_slice(from);
     field
 }
 
@@ -137,20 +215,16 @@ where
     T::ref_from_prefix(bytes).map_err(|_| RecordErrorKind::Short.at(bytes.len()))
 }
 
-/// Writes the fixed part and `tail`, and sets the length.
-fn seal<T>(fixed: &mut T, version: &str, tail: &[&[u8]]) -> Vec<u8>
-where
-    T: IntoBytes + FromBytes + KnownLayout,
-{
-    let size = size_of::<T>() + tail.iter().map(|part| part.len()).sum::<usize>();
-    if let Ok((header, _)) = raw::Header::mut_from_prefix(fixed.as_mut_bytes()) {
-        header.version = pad(version.as_bytes());
-        header.length.set(size as u32);
+/// What a record of `size` bytes begins with.
+fn header(version: &[u8; raw::VERSION_SIZE], size: usize) -> raw::Header {
+    raw::Header { version: *version, length: (size as u32).into(), reserved: [0; 4] }
+}
+
+/// Appends handles.
+fn put_handles(out: &mut Vec<u8>, handles: &[u64]) {
+    for handle in handles {
+        out.extend_from_slice(&handle.to_le_bytes());
     }
-    let mut bytes = Vec::with_capacity(size);
-    bytes.extend_from_slice(fixed.as_mut_bytes());
-    tail.iter().for_each(|part| bytes.extend_from_slice(part));
-    bytes
 }
 
 #[cfg(test)]

@@ -50,47 +50,83 @@ layout! {
         uid: U32,
         gid: U32,
         ttl: U64,
-        expiry: U64,
+        expires: U64,
         next_token: U64,
-        last_request: U64,
+        created_by: U64,
+        finished_by: U64,
         on_close: u8,
         state: u8,
+        transition: u8,
+        level: u8,
+        unclaimed: u8,
         present: u8,
-        reserved: [u8; 5],
+        reserved: [u8; 2],
     }
 
-    /// `file-record-v1`, before its handles and the text of its failure.
+    /// `file-record-v1`, before its handles and the reason of its failure.
     File {
         header: Header,
         session: U64,
         token: U64,
         compatible: [u8; 48],
         data: U64,
+        pinned: U64,
         request: U64,
-        failure_errno: U32,
-        failure_length: U16,
+        index: U32,
+        errno: U32,
+        reason_length: U16,
         handles: U16,
+        side: u8,
         criticality: u8,
-        phase: u8,
-        direction: u8,
+        state: u8,
+        level: u8,
+        incoming: u8,
+        told: u8,
         reclaimed: u8,
+        present: u8,
         reserved: [u8; 4],
     }
 
-    /// `machine-record-v1`, before its subsystems.
+    /// `machine-record-v1`, before its three lists and their handles.
     Machine {
         header: Header,
         liveupdate_number: U64,
-        handover: U64,
+        next_session: U64,
+        boot_data: U32,
         subsystems: U32,
+        shared: U32,
         state: u8,
-        reserved: [u8; 3],
+        transition: u8,
+        departed: u8,
+        reserved: [u8; 1],
+    }
+
+    /// Data that arrived for a subsystem, in a machine's record.
+    BootData {
+        name: [u8; 64],
+        data: U64,
     }
 
     /// One subsystem of a machine's record.
     Subsystem {
         name: [u8; 64],
         data: U64,
+        handles: U32,
+        criticality: u8,
+        concurrent: u8,
+        state: u8,
+        reserved: [u8; 1],
+    }
+
+    /// What one handler's files share, in a machine's record.
+    Shared {
+        compatible: [u8; 48],
+        data: U64,
+        handles: U32,
+        frozen: u8,
+        arrived: u8,
+        retrieved: u8,
+        reserved: [u8; 1],
     }
 
     /// `memfd-v1`.

@@ -208,8 +208,23 @@ impl<F: File> Orchestrator<F> {
         }
     }
 
+    /// The files' tree as it would be handed over now: while frozen what is frozen, otherwise
+    /// all outgoing files, with the data they have.
+    ///
+    /// # Errors
+    /// EINVAL for what no tree can hold.
+    pub fn files_tree(&self) -> Result<Vec<u8>, crate::Error> {
+        let frozen = self.state == State::Frozen;
+        crate::tree::write_files(&self.sessions_with(|state| !frozen || state == State::Frozen))
+            .map_err(|failure| crate::Error::new(failure.errno(), failure.reason()))
+    }
+
     /// Everything that is frozen, as it is to be handed over.
     fn sessions_out(&self) -> Vec<SessionOut> {
+        self.sessions_with(|state| state == State::Frozen)
+    }
+
+    fn sessions_with(&self, wanted: impl Fn(State) -> bool) -> Vec<SessionOut> {
         let sessions = self.sessions.iter().map(|(_, session)| SessionOut {
             name: session.name.clone(),
             owner: session.owner,
@@ -219,7 +234,7 @@ impl<F: File> Orchestrator<F> {
             files: session
                 .outgoing
                 .iter()
-                .filter(|(_, file)| file.state == State::Frozen && !file.doomed)
+                .filter(|(_, file)| wanted(file.state) && !file.doomed)
                 .map(|(token, file)| FileOut {
                     token: *token,
                     compatible: file.compatible.clone(),

@@ -281,7 +281,7 @@ impl<F: File> Orchestrator<F> {
         };
         if step == FileStep::Prepare
             && let Some(shared) = self.handlers.shared(handler)
-            && shared.data.is_none()
+            && (shared.data.is_none() || shared.late)
         {
             let error = shared.failed.clone();
             let location = self.file_location(session, token, Some(handler));

@@ -284,7 +284,7 @@ pub struct Upgrade {
     /// How long each side may take. Default 10,000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_milliseconds: Option<u64>,
-    /// Whether the keeper is replaced too. Default true.
+    /// Whether the keeper is replaced, and not the worker. Default false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keeper: Option<bool>,
 }

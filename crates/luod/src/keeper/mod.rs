@@ -57,6 +57,8 @@ const WORKER_FAILED: &[u8] =
 const RESERVED_FDS: usize = 2 * luo_abi::keeper::MAX_FDS + 64;
 /// So many messages of one worker are taken before others have their turn.
 const TURN: usize = 32;
+/// A worker that has closed its socket ends so soon by itself, or is killed.
+const CLOSING: Duration = Duration::from_secs(1);
 /// The signals that the keeper acts on.
 const SIGNALS: [i32; 3] = [Signal::TERM.as_raw(), Signal::INT.as_raw(), Signal::HUP.as_raw()];
 
@@ -385,7 +387,9 @@ impl Keeper {
         let now = Instant::now();
         let timing = self.settings.timing;
         if let Some(worker) = &self.worker {
-            if worker.ready.is_none() && worker.started + timing.ready <= now {
+            if worker.closed.is_some_and(|at| at <= now) {
+                self.kill_worker("closed its socket");
+            } else if worker.ready.is_none() && worker.started + timing.ready <= now {
                 self.kill_worker("was not ready in time");
             } else if self.stopping.is_some_and(|at| at <= now) {
                 self.kill_worker("did not stop in time");
@@ -421,6 +425,7 @@ impl Keeper {
             self.start,
             worker.filter(|peer| peer.ready.is_none()).map(|peer| peer.started + timing.ready),
             worker.and_then(|peer| peer.paused),
+            worker.and_then(|peer| peer.closed),
             candidate.and_then(|peer| peer.paused),
             self.upgrade.as_ref().map(Upgrade::deadline),
             self.exec.as_ref().map(|exec| exec.deadline),
@@ -516,6 +521,10 @@ impl Keeper {
     }
 
     fn breach(&mut self, who: Who, breach: &Breach) {
+        if let (Breach::Closed, Some(peer)) = (breach, self.peer(who)) {
+            peer.closed = Some(Instant::now() + CLOSING);
+            return;
+        }
         match who {
             Who::Worker => self.kill_worker(&breach.to_string()),
             Who::Candidate => self.fail_upgrade(&format!("the new worker {breach}")),
@@ -598,7 +607,16 @@ impl Keeper {
                 }
                 Ok(())
             }
-            op::UPGRADE if who == Who::Worker => self.begin_upgrade(message.header, fds),
+            op::UPGRADE if who == Who::Worker => match self.check_upgrade(message.header, fds) {
+                Ok((program, deadline)) => {
+                    // First the answer, then what comes of it.
+                    if let Some(worker) = &mut self.worker {
+                        worker.acknowledge(Ok(()));
+                    }
+                    return self.begin_upgrade(flags, program, deadline);
+                }
+                Err(errno) => Err(errno),
+            },
             op::QUIESCED if who == Who::Worker => self.worker_quiesced(),
             op::REFUSE => {
                 let reason = String::from_utf8_lossy(message.body);
@@ -673,6 +691,3 @@ fn log(line: &str) {
         let _ = stderr.lock().write_all(line.as_bytes());
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -78,6 +78,9 @@ pub(super) struct Peer {
     /// A success that has not been acknowledged.
     done: Option<u64>,
     stream: Option<Stream>,
+    /// It has closed its socket. Most of the time because it is ending: how, is known soon. If it
+    /// has not ended by then it is killed.
+    pub(super) closed: Option<Instant>,
     /// The kernel lacked something for sending: not before then.
     pub(super) paused: Option<Instant>,
 }
@@ -136,13 +139,14 @@ impl Peer {
             unsent: VecDeque::new(),
             done: None,
             stream: None,
+            closed: None,
             paused: None,
         }
     }
 
     /// Whether it may be heard now.
     pub(super) fn listens(&self) -> bool {
-        self.unsent.len() < MAX_UNSENT
+        self.unsent.len() < MAX_UNSENT && self.closed.is_none()
     }
 
     /// Whether nothing is on its way in either direction that would have to be carried over.
@@ -222,6 +226,9 @@ impl Peer {
 
     /// Tells it something; the flags and the text are what the op makes of them.
     pub(super) fn tell(&mut self, op: u16, flags: u32, reason: &str) {
+        if let Some(sequence) = self.done.take() {
+            self.unsent.push_back((self.header(op::ACK, sequence), Vec::new()));
+        }
         let header = self.header(op, 0).flags(flags);
         self.unsent.push_back((header, text(reason).to_vec()));
     }

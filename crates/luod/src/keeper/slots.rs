@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
-use luo_abi::keeper::{Entry, Message, entry_flag};
+use luo_abi::keeper::{Message, entry_flag};
 use rustix::io::Errno;
 
 /// The most that the keeper holds.
@@ -153,19 +153,21 @@ impl Slots {
         if staged.failed.is_some() {
             return fds.clear();
         }
-        let mut used = Used {
-            slots: staged.used.slots + message.entries.len(),
+        let puts = message.entries.iter().filter(|entry| entry.flags.get() != entry_flag::DELETE);
+        let used = Used {
+            slots: staged.used.slots + puts.clone().count(),
             fds: staged.used.fds + fds.len(),
             bytes: staged.used.bytes + message.body.len(),
         };
-        if self.used.slots + used.slots > self.limits.slots {
-            // Close to the limit it matters which entries need a slot that is not there yet.
-            let new = |entry: &&Entry| {
-                entry.flags.get() != entry_flag::DELETE && !self.map.contains_key(&entry.key.get())
-            };
-            used.slots = staged.used.slots + message.entries.iter().filter(new).count();
-        }
-        if self.used.slots + used.slots > self.limits.slots
+        // Close to the limit it matters which keys need a slot that is not there yet.
+        let new_slots = || {
+            let staged =
+                staged.changes.iter().filter(|(_, change)| !matches!(change, Change::Delete));
+            let keys = staged.map(|(key, _)| *key).chain(puts.map(|entry| entry.key.get()));
+            keys.filter(|key| !self.map.contains_key(key)).count()
+        };
+        if (self.used.slots + used.slots > self.limits.slots
+            && self.used.slots + new_slots() > self.limits.slots)
             || self.used.fds + used.fds > self.limits.fds
             || self.used.bytes + used.bytes > self.limits.bytes
             || staged.changes.len() + message.entries.len() > MAX_BATCH.max(self.limits.slots)

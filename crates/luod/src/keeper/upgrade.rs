@@ -61,12 +61,14 @@ pub(super) struct Upgrade {
 
 impl Upgrade {
     pub(super) fn deadline(&self) -> Instant {
-        self.overall.min(self.step)
+        let deadline = self.overall.min(self.step);
+        self.candidate.closed.map_or(deadline, |closed| closed.min(deadline))
     }
 
     /// What to say when the deadline has passed.
     pub(super) fn late(&self) -> &'static str {
         match self.phase {
+            _ if self.candidate.closed.is_some() => "the new worker closed its socket",
             Phase::Restoring => "the new worker did not restore everything in time",
             Phase::Quiescing => "the old worker did not come to rest in time",
             Phase::TakingOver => "the new worker did not take over in time",
@@ -111,11 +113,12 @@ impl Exec {
 }
 
 impl Keeper {
-    pub(super) fn begin_upgrade(
-        &mut self,
+    /// Whether an upgrade can begin, and to which program, until when.
+    pub(super) fn check_upgrade(
+        &self,
         header: &Header,
         fds: &mut Vec<OwnedFd>,
-    ) -> Result<(), Errno> {
+    ) -> Result<(OwnedFd, Instant), Errno> {
         let ready = self.worker.as_ref().is_some_and(|worker| worker.ready.is_some());
         let busy = self.upgrade.is_some()
             || self.exec.is_some()
@@ -124,16 +127,17 @@ impl Keeper {
         if busy || !ready {
             return Err(Errno::BUSY);
         }
-        let what = header.flags.get();
         let deadline = Duration::from_millis(header.argument.get());
-        if what == 0 || deadline.is_zero() || deadline > MAX_DEADLINE {
+        if header.flags.get() == 0 || deadline.is_zero() || deadline > MAX_DEADLINE {
             return Err(Errno::INVAL);
         }
         let (Some(program), true) = (fds.pop(), fds.is_empty()) else { return Err(Errno::BADF) };
-        let overall = Instant::now() + deadline;
+        Ok((program, Instant::now() + deadline))
+    }
+
+    pub(super) fn begin_upgrade(&mut self, what: u32, program: OwnedFd, overall: Instant) {
         if what & flag::WORKER == 0 {
-            self.begin_exec(program, overall, 0);
-            return Ok(());
+            return self.begin_exec(program, overall, 0);
         }
         self.incarnation += 1;
         match self.spawn(&program, Role::Candidate) {
@@ -152,7 +156,6 @@ impl Keeper {
             }
             Err(error) => self.resume_old(&format!("the new worker cannot be started: {error}")),
         }
-        Ok(())
     }
 
     /// The candidate has said READY: the first time it has restored everything, the second time it

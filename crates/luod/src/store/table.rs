@@ -4,7 +4,8 @@
 //! - The picture is ahead of the store by the changes that have not been
 //!   [submitted](Table::submit): whoever promises that something is kept submits first, and waits.
 //! - Changes are submitted in the order in which they were made.
-//! - The limits are checked here too, with the errno that the store would give later.
+//! - The limits are checked here as the store does it, so that it never refuses a batch for them:
+//!   what a batch adds needs room beside everything that is there when it begins.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,12 +25,30 @@ pub struct Table {
 
 #[derive(Debug, Default)]
 struct Inner {
-    slots: HashMap<u64, Slot>,
-    fds: usize,
-    bytes: usize,
+    slots: HashMap<u64, Seen>,
+    used: Used,
+    /// What was in use when the batch that is being collected began, and what it adds.
+    before: Used,
+    added: Used,
+    /// Counts the batches.
+    batch: u64,
     /// The last number that was allocated, of any space.
     last: u64,
     unsubmitted: Batch,
+}
+
+#[derive(Debug)]
+struct Seen {
+    slot: Slot,
+    /// The batch that has created it.
+    born: u64,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Used {
+    slots: usize,
+    fds: usize,
+    bytes: usize,
 }
 
 impl std::fmt::Debug for Table {
@@ -55,6 +74,7 @@ impl Table {
         }
         inner.last = inner.last.max(key::number(key));
         inner.set(key, slot);
+        inner.begin();
     }
 
     /// Submits the changes made since the last time, as one batch.
@@ -62,53 +82,94 @@ impl Table {
         // Under the lock: batches must reach the store in the order of the changes.
         let mut inner = self.inner();
         let batch = std::mem::take(&mut inner.unsubmitted);
+        inner.begin();
         self.store.submit(batch)
+    }
+
+    /// Whether there are changes that were not submitted.
+    #[must_use]
+    pub fn has_unsubmitted(&self) -> bool {
+        !self.inner().unsubmitted.is_empty()
+    }
+
+    /// A picture of its own, with what has been loaded: for trying out what would come of it.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let inner = self.inner();
+        let copy = Inner {
+            slots: inner.slots.clone(),
+            fds: inner.fds,
+            bytes: inner.bytes,
+            last: inner.last,
+            unsubmitted: Batch::new(),
+        };
+        Self { store: Arc::clone(&self.store), limits: self.limits, inner: Mutex::new(copy) }
     }
 
     /// What is in use: slots, descriptors, record bytes.
     #[must_use]
     pub fn used(&self) -> Limits {
-        let inner = self.inner();
-        Limits { slots: inner.slots.len(), fds: inner.fds, bytes: inner.bytes }
+        let Used { slots, fds, bytes } = self.inner().used;
+        Limits { slots, fds, bytes }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn check(&self, inner: &Inner, key: u64, record: usize, fds: usize) -> Result<(), Failure> {
-        let new = usize::from(!inner.slots.contains_key(&key));
-        for (used, more, limit, what) in [
-            (inner.slots.len(), new, self.limits.slots, "objects"),
-            (inner.fds, fds, self.limits.fds, "descriptors"),
-            (inner.bytes, record, self.limits.bytes, "bytes of records"),
+    /// Whether the batch may add that; gives what it adds then.
+    fn check(&self, inner: &Inner, key: u64, bytes: usize, fds: usize) -> Result<Used, Failure> {
+        let new = inner.slots.get(&key).is_none_or(|seen| seen.born == inner.batch);
+        let added = Used {
+            slots: inner.added.slots + usize::from(new),
+            fds: inner.added.fds + fds,
+            bytes: inner.added.bytes + bytes,
+        };
+        let before = inner.before;
+        for (before, added, limit, what) in [
+            (before.slots, added.slots, self.limits.slots, "objects"),
+            (before.fds, added.fds, self.limits.fds, "descriptors"),
+            (before.bytes, added.bytes, self.limits.bytes, "bytes of records"),
         ] {
-            if used + more > limit {
+            if before + added > limit {
                 return Err(Failure::new(
                     Errno::NoSpc,
                     format!(
-                        "luod holds {used} {what}, and {more} more would pass its limit of {limit}"
+                        "luod holds {before} {what}, and {added} more would pass its limit of {limit}"
                     ),
                 ));
             }
         }
-        Ok(())
+        Ok(added)
     }
 }
 
 impl Inner {
+    /// A new batch begins.
+    fn begin(&mut self) {
+        self.batch += 1;
+        self.before = self.used;
+        self.added = Used::default();
+    }
+
     fn set(&mut self, key: u64, slot: Option<Slot>) {
-        if let Some(slot) = &slot {
-            self.fds += slot.files.len();
-            self.bytes += slot.record.len();
-        }
         let old = match slot {
-            Some(slot) => self.slots.insert(key, slot),
+            Some(slot) => {
+                self.used.slots += 1;
+                self.used.fds += slot.files.len();
+                self.used.bytes += slot.record.len();
+                self.slots.insert(key, Seen { slot, born: self.batch })
+            }
             None => self.slots.remove(&key),
         };
-        if let Some(old) = old {
-            self.fds -= old.files.len();
-            self.bytes -= old.record.len();
+        if let Some(Seen { slot, born }) = old {
+            self.used.slots -= 1;
+            self.used.fds -= slot.files.len();
+            self.used.bytes -= slot.record.len();
+            // What is only replaced stays as old as it was.
+            if let Some(seen) = self.slots.get_mut(&key) {
+                seen.born = born;
+            }
         }
     }
 }
@@ -122,8 +183,9 @@ impl Slots for Table {
 
     fn put(&self, key: u64, record: &[u8], files: &[&HostFile]) -> Result<(), Failure> {
         let mut inner = self.inner();
-        self.check(&inner, key, record.len(), files.len())?;
+        let added = self.check(&inner, key, record.len(), files.len())?;
         inner.unsubmitted.put(key, record, files.iter().copied())?;
+        inner.added = added;
         let files = files.iter().map(|file| (*file).clone()).collect();
         inner.set(key, Some(Slot { record: record.to_vec(), files }));
         Ok(())
@@ -131,17 +193,18 @@ impl Slots for Table {
 
     fn rewrite(&self, key: u64, record: &[u8]) -> Result<(), Failure> {
         let mut inner = self.inner();
-        self.check(&inner, key, record.len(), 0)?;
-        let Some(files) = inner.slots.get(&key).map(|slot| slot.files.clone()) else {
+        let Some(files) = inner.slots.get(&key).map(|seen| seen.slot.files.clone()) else {
             return Err(Failure::new(Errno::NoEnt, format!("there is no slot {key:#x}")));
         };
+        let added = self.check(&inner, key, record.len(), 0)?;
         inner.unsubmitted.rewrite(key, record)?;
+        inner.added = added;
         inner.set(key, Some(Slot { record: record.to_vec(), files }));
         Ok(())
     }
 
     fn get(&self, key: u64) -> Option<Slot> {
-        self.inner().slots.get(&key).cloned()
+        self.inner().slots.get(&key).map(|seen| seen.slot.clone())
     }
 
     fn forget(&self, key: u64) {

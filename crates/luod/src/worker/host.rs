@@ -76,6 +76,19 @@ pub(crate) fn state(state: luo_core::State) -> protocol::State {
     }
 }
 
+/// A transition that has begun.
+#[derive(Debug)]
+pub(crate) struct Awaited(oneshot::Receiver<Rc<Ended>>);
+
+impl Awaited {
+    /// Its end, once the keeper has its records.
+    pub(crate) async fn end(self) -> Result<Rc<Ended>, Refusal> {
+        self.0.await.map_err(|_| {
+            Refusal::new(luo_core::Errno::Canceled, "luod is being stopped; ask again")
+        })
+    }
+}
+
 #[derive(Debug)]
 struct Transition {
     timings: Timings,
@@ -178,7 +191,7 @@ impl Host {
     pub(crate) fn begin(
         self: &Rc<Self>,
         start: impl FnOnce(&mut Orchestrator<HostFile>) -> Result<TransitionId, Error>,
-    ) -> Result<impl Future<Output = Result<Rc<Ended>, Refusal>> + use<>, Refusal> {
+    ) -> Result<Awaited, Refusal> {
         let id = start(&mut self.core.borrow_mut())?;
         let (waiter, waiting) = oneshot::channel();
         self.transitions
@@ -191,12 +204,7 @@ impl Host {
             .waiters
             .push(waiter);
         self.pump();
-        Ok(async move {
-            waiting.await.map_err(|_| {
-                let reason = "luod is being stopped; ask again";
-                Refusal::new(luo_core::Errno::Canceled, reason)
-            })
-        })
+        Ok(Awaited(waiting))
     }
 
     /// Begins a transition and waits for its end; a failed one is a refusal.
@@ -204,7 +212,7 @@ impl Host {
         self: &Rc<Self>,
         start: impl FnOnce(&mut Orchestrator<HostFile>) -> Result<TransitionId, Error>,
     ) -> Result<Rc<Ended>, Refusal> {
-        let ended = self.begin(start)?.await?;
+        let ended = self.begin(start)?.end().await?;
         match &ended.report.result {
             Ok(()) => Ok(ended),
             Err(error) => Err(error.into()),
@@ -440,7 +448,8 @@ impl Host {
         let ended = Rc::new(Ended { report, total, timings: RefCell::new(timings) });
         tokio::task::spawn_local(async move {
             if let Err(error) = ticket.await {
-                tracing::error!(%error, "the keeper did not take the records of a transition");
+                let reason = error.reason();
+                tracing::error!(reason, "the keeper did not take the records of a transition");
             }
             for waiter in waiters {
                 // Who asked may have gone.

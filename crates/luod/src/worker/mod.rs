@@ -31,7 +31,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use luo_abi::keeper::Role;
-use luo_carriers::Slots;
 use luo_core::{Event as CycleEvent, Failure, Scope};
 
 use crate::config::Config;

@@ -126,7 +126,16 @@ impl Loaded {
         if departed {
             // Everything is in the handover; the records of before end with it.
             let number = self.machine.as_ref().map_or(0, |(_, record)| record.number);
-            let fresh = MachineRecord::departed(number);
+            let fresh = MachineRecord {
+                state: State::Normal,
+                transition: None,
+                departed: false,
+                number,
+                next_session: 1,
+                boot_data: Vec::new(),
+                subsystems: Vec::new(),
+                shared: Vec::new(),
+            };
             core.restore_machine(fresh).map_err(|error| error.to_string())?;
             if let Some((key, _)) = self.machine {
                 persisted.found_machine(key);

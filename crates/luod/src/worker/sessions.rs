@@ -15,7 +15,8 @@
 use std::collections::{HashMap, HashSet};
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -28,7 +29,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
 };
-use tokio::io::unix::AsyncFd;
+use tokio::io::Interest;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -135,7 +136,12 @@ impl Host {
             let reason = format!("the session's descriptor cannot be watched: {error}");
             Refusal::new(error.raw_os_error().map_or(Errno::Io, Errno::from_raw), reason)
         };
-        let socket = AsyncFd::new(Watched(server.clone())).map_err(refused)?;
+        // A socket of packets in fact: the runtime only has to watch it, packets are read here.
+        let socket = server.try_clone_fd().map(UnixDatagram::from).map_err(refused)?;
+        let socket = socket
+            .set_nonblocking(true)
+            .and_then(|()| tokio::net::UnixDatagram::from_std(socket))
+            .map_err(refused)?;
         let host = Rc::clone(self);
         let watch = tokio::task::spawn_local(async move {
             host.serve_holder(id, socket).await;
@@ -153,17 +159,19 @@ impl Host {
     }
 
     /// Serves connections until the last copy of the descriptor is closed.
-    async fn serve_holder(self: &Rc<Self>, id: SessionId, socket: AsyncFd<Watched>) {
+    async fn serve_holder(self: &Rc<Self>, id: SessionId, socket: tokio::net::UnixDatagram) {
         loop {
             self.upgrades.resumed().await;
-            let Ok(mut guard) = socket.readable().await else { return };
-            match receive_packet(&socket.get_ref().0) {
+            if socket.readable().await.is_err() {
+                return;
+            }
+            match socket.try_io(Interest::READABLE, || receive_packet(socket.as_fd())) {
                 Ok(Packet::Connect(stream)) => self.connect_session(id, stream),
                 Ok(Packet::Unknown) => {
                     tracing::debug!(session = id.0, "a packet that is no connection was ignored");
                 }
                 Ok(Packet::Closed) => return,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
                 Err(error) => {
                     tracing::warn!(session = id.0, %error, "a session's descriptor failed");
@@ -368,23 +376,13 @@ impl Host {
     }
 }
 
-/// A shared descriptor, in the form in which the runtime wants it.
-#[derive(Debug)]
-struct Watched(HostFile);
-
-impl AsRawFd for Watched {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
-
 enum Packet {
     Connect(OwnedFd),
     Unknown,
     Closed,
 }
 
-fn receive_packet(socket: &HostFile) -> io::Result<Packet> {
+fn receive_packet(socket: BorrowedFd<'_>) -> io::Result<Packet> {
     let mut bytes = [0; 64];
     let mut space = [const { MaybeUninit::uninit() }; rustix::cmsg_space!(ScmRights(4))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -402,7 +400,7 @@ fn receive_packet(socket: &HostFile) -> io::Result<Packet> {
     }
     if received.bytes == 0 && descriptors.is_empty() {
         // An empty packet looks the same as the end.
-        let mut poll = [PollFd::new(socket, PollFlags::IN)];
+        let mut poll = [PollFd::from_borrowed_fd(socket, PollFlags::IN)];
         rustix::event::poll(&mut poll, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
         let closed = poll[0].revents().intersects(PollFlags::HUP | PollFlags::ERR);
         return Ok(if closed { Packet::Closed } else { Packet::Unknown });

@@ -51,10 +51,6 @@ impl Timings {
         part.last = part.last.max(end);
     }
 
-    /// Takes over the parts of a transition that belongs to the same event.
-    pub(crate) fn absorb(&mut self, other: Self) {
-        self.parts.extend(other.parts);
-    }
 
     /// How long it took until `now`.
     pub(crate) fn total(&self, now: Instant) -> Duration {

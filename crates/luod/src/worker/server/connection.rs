@@ -16,7 +16,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use luo::wire::{Frame, Limits, Receiver, Sender, WireError};
-use tokio::io::unix::AsyncFd;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until};
 
 use super::reply::{Descriptor, Pending, Reply};
@@ -70,7 +71,7 @@ impl From<WireError> for End {
 }
 
 struct Connection<S> {
-    socket: AsyncFd<OwnedFd>,
+    socket: UnixStream,
     receiver: Receiver,
     sender: Sender<Descriptor>,
     waiting: VecDeque<Pending>,
@@ -85,10 +86,8 @@ struct Connection<S> {
 
 /// Serves a connection until it ends.
 pub(super) async fn serve(socket: OwnedFd, service: impl Service, bounds: Bounds) -> End {
-    let socket = match rustix::io::ioctl_fionbio(&socket, true)
-        .map_err(io::Error::from)
-        .and_then(|()| AsyncFd::new(socket))
-    {
+    let socket = std::os::unix::net::UnixStream::from(socket);
+    let socket = match socket.set_nonblocking(true).and_then(|()| UnixStream::from_std(socket)) {
         Ok(socket) => socket,
         Err(error) => return End::Wire(WireError::Io(error)),
     };
@@ -144,28 +143,12 @@ impl<S: Service> Connection<S> {
                 }
             }
             ready = self.socket.readable(), if reading => {
-                let mut guard = ready.map_err(WireError::Io)?;
-                match self.receiver.fill(self.socket.as_fd()) {
-                    Err(WireError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                        guard.clear_ready();
-                    }
-                    other => other?,
-                }
-                self.half_since = match self.receiver.is_mid_frame() {
-                    true => Some(self.half_since.unwrap_or_else(Instant::now)),
-                    false => None,
-                };
+                ready.map_err(WireError::Io)?;
+                self.fill()?;
             }
             ready = self.socket.writable(), if writing => {
-                let mut guard = ready.map_err(WireError::Io)?;
-                guard.clear_ready();
-                drop(guard);
-                self.flush()?;
-            }
-            // A client that has gone is noticed also while its call waits.
-            ready = self.socket.ready(tokio::io::Interest::ERROR), if !reading => {
                 ready.map_err(WireError::Io)?;
-                return Err(End::Closed);
+                self.flush()?;
             }
             () = self.service.resumed(), if paused => {}
             () = until(half), if half.is_some() => return Err(End::HalfSent(self.bounds.patience)),
@@ -173,6 +156,28 @@ impl<S: Service> Connection<S> {
                 return Err(End::Unread(self.bounds.patience));
             }
         }
+        Ok(())
+    }
+
+    fn fill(&mut self) -> Result<(), End> {
+        let receiver = &mut self.receiver;
+        let filled = self.socket.try_io(Interest::READABLE, || {
+            match receiver.fill(self.socket.as_fd()) {
+                Err(WireError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    Err(error)
+                }
+                other => Ok(other),
+            }
+        });
+        match filled {
+            Ok(result) => result?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(WireError::Io(error).into()),
+        }
+        self.half_since = match self.receiver.is_mid_frame() {
+            true => Some(self.half_since.unwrap_or_else(Instant::now)),
+            false => None,
+        };
         Ok(())
     }
 
@@ -196,7 +201,11 @@ impl<S: Service> Connection<S> {
 
     fn flush(&mut self) -> Result<(), End> {
         let before = self.sender.queued();
-        match self.sender.flush(self.socket.as_fd()) {
+        if before == 0 {
+            return Ok(());
+        }
+        let sender = &mut self.sender;
+        match self.socket.try_io(Interest::WRITABLE, || sender.flush(self.socket.as_fd())) {
             Ok(()) => {
                 self.unread_since = None;
                 for done in self.delivered.drain(..) {

@@ -337,7 +337,7 @@ impl ManagerService {
         let limit = Duration::from_millis(
             parameters.deadline_milliseconds.unwrap_or(UPGRADE_DEADLINE).max(1),
         );
-        let keeper = parameters.keeper.unwrap_or(true);
+        let keeper = parameters.keeper.unwrap_or(false);
         let binary = descriptors.pop();
         let host = Rc::clone(&self.host);
         later(async move {
@@ -349,7 +349,7 @@ impl ManagerService {
 
     fn handover(&self) -> Result<Reply, Refusal> {
         self.host.access.operator(self.peer, "the handover")?;
-        let blob = self.host.core.borrow().handover_now()?;
+        let blob = self.host.core.borrow().files_tree()?;
         let failed = |error: std::io::Error| {
             let errno = error.raw_os_error().map_or(Errno::Io, Errno::from_raw);
             Refusal::new(errno, format!("no memory for the handover: {error}"))

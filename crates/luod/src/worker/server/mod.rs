@@ -7,14 +7,14 @@ mod reply;
 mod session;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 use luo_core::SessionId;
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, accept_with, sockopt};
-use tokio::io::unix::AsyncFd;
+use rustix::net::sockopt;
+use tokio::net::UnixListener;
 use tokio::task::AbortHandle;
 
 use super::access::Peer;
@@ -29,20 +29,24 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts clients for ever.
 pub(crate) async fn accept(host: Rc<Host>, listener: OwnedFd) -> io::Result<()> {
-    rustix::io::ioctl_fionbio(&listener, true)?;
-    let listener = AsyncFd::new(listener)?;
+    let listener = std::os::unix::net::UnixListener::from(listener);
+    listener.set_nonblocking(true)?;
+    let listener = UnixListener::from_std(listener)?;
     loop {
         host.upgrades.resumed().await;
-        let mut guard = listener.readable().await?;
-        match accept_with(listener.as_fd(), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-            Ok(socket) => admit(&host, socket),
-            Err(Errno::AGAIN) => guard.clear_ready(),
-            Err(Errno::INTR | Errno::CONNABORTED) => {}
-            Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
-                tracing::warn!(%error, "no client can be accepted at the moment");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-            Err(error) => return Err(error.into()),
+        match listener.accept().await {
+            Ok((socket, _)) => match socket.into_std() {
+                Ok(socket) => admit(&host, socket.into()),
+                Err(error) => tracing::warn!(%error, "a client was lost"),
+            },
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(Errno::INTR | Errno::CONNABORTED) => {}
+                Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    tracing::warn!(%error, "no client can be accepted at the moment");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+                _ => return Err(error),
+            },
         }
     }
 }

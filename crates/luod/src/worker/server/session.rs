@@ -247,7 +247,7 @@ impl SessionService {
                 &mut host.persisted.borrow_mut().session_extra(id).finished_by,
                 request,
             );
-            let ended = ending.await?;
+            let ended = ending.end().await?;
             if let Err(error) = &ended.report.result {
                 host.persisted.borrow_mut().session_extra(id).finished_by = before;
                 return Err(error.into());

@@ -1,0 +1,162 @@
+//! Bytes of every released version stay readable for ever, and what is written now is, byte for
+//! byte, the newest of them.
+//!
+//! A file in `golden/` is never changed. A new version of a format adds one, with its reading
+//! here; the writing of the old one then moves to where the old version is still written.
+
+use luo_abi::{
+    Criticality, Event, Level, OnClose, Owner, Side, State,
+    handover::{File, FilesTree, MachineTree, Session, Subsystem, write_files, write_machine},
+    record::{
+        FileRecord, Incoming, MachineRecord, MemfdRecord, Record, RememberedFailure, SessionRecord,
+        SharedRecord, SubsystemData, SubsystemRecord,
+    },
+};
+
+#[test]
+fn luo_v1() {
+    let golden = include_bytes!("golden/luo-v1.dtb");
+    let subsystems = [("files", 7), ("my cache", 0x0123_4567_89ab_cdef), ("compatible", 0)];
+    assert_eq!(write_machine(3, subsystems).unwrap(), golden);
+    let tree = MachineTree::read(golden).unwrap();
+    assert_eq!(tree.liveupdate_number(), 3);
+    let read: Vec<_> = tree.subsystems().map(Result::unwrap).collect();
+    assert_eq!(read, subsystems.map(|(name, data)| Subsystem { name: name.into(), data }));
+}
+
+#[test]
+fn file_descriptors_v1() {
+    let golden = include_bytes!("golden/file-descriptors-v1.dtb");
+    let cache = Session {
+        name: "web cache@home".into(),
+        owner: Owner { uid: 1000, gid: 100 },
+        on_close: OnClose::Keep,
+        ttl: Some(3600),
+        expiry: Some(1_800_000_000),
+        next_token: Some(0x1b),
+    };
+    let kv = Session {
+        name: "kv".into(),
+        owner: Owner { uid: 0, gid: u32::MAX },
+        on_close: OnClose::Release,
+        ttl: None,
+        expiry: None,
+        next_token: None,
+    };
+    let file = |token, compatible, data, criticality| File { token, compatible, data, criticality };
+    let sessions = vec![
+        (
+            cache,
+            vec![
+                file(0, "memfd-v1", 1, Criticality::Required),
+                file(0x1a, "socket-v1", u64::MAX, Criticality::Optional),
+            ],
+        ),
+        (kv, vec![file(u64::MAX, "memfd-v1", 0, Criticality::Required)]),
+    ];
+    assert_eq!(write_files(sessions.clone()).unwrap(), golden);
+    let read: Vec<_> = FilesTree::read(golden)
+        .unwrap()
+        .sessions()
+        .map(|session| {
+            let session = session.unwrap();
+            let files = session.files().map(Result::unwrap).collect::<Vec<_>>();
+            (session.into_session(), files)
+        })
+        .collect();
+    assert_eq!(read, sessions);
+}
+
+#[test]
+fn machine_record_v1() {
+    let golden = include_bytes!("golden/machine-record-v1.bin");
+    let subsystem = |name: &'static str, criticality, concurrent, state, data, handles: &[u64]| {
+        let handles = handles.to_vec().into();
+        SubsystemRecord { name: name.into(), criticality, concurrent, state, data, handles }
+    };
+    let record = MachineRecord {
+        state: State::Frozen,
+        transition: Some(Event::Depart),
+        departed: true,
+        liveupdate_number: 0x0102_0304_0506_0708,
+        next_session: 0x1112_1314_1516_1718,
+        boot_data: [("files", 7), ("my cache", u64::MAX)]
+            .map(|(name, data)| SubsystemData { name: name.into(), data })
+            .into(),
+        subsystems: vec![
+            subsystem("net", Criticality::Optional, true, State::Normal, 0, &[]),
+            subsystem("files", Criticality::Required, false, State::Frozen, 8, &[9, 0x99]),
+        ],
+        shared: vec![SharedRecord {
+            compatible: "memfd-v1".into(),
+            data: 0x2122_2324_2526_2728,
+            frozen: true,
+            arrived: false,
+            retrieved: true,
+            handles: vec![u64::MAX].into(),
+        }],
+    };
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(Record::decode(golden), Ok(Record::Machine(record)));
+}
+
+#[test]
+fn session_record_v1() {
+    let golden = include_bytes!("golden/session-record-v1.bin");
+    let record = SessionRecord {
+        id: 0x0102_0304_0506_0708,
+        name: "web cache@home".into(),
+        owner: Owner { uid: 1000, gid: 100 },
+        on_close: OnClose::Keep,
+        ttl: Some(3600),
+        state: State::Prepared,
+        transition: Some(Event::Cancel),
+        level: Level::Machine,
+        next_token: 0x1b,
+        unclaimed: true,
+        expires: Some(1_800_000_000),
+        created_by: 42,
+        finished_by: 0x4344,
+    };
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(Record::decode(golden), Ok(Record::Session(record)));
+}
+
+#[test]
+fn file_record_v1() {
+    let golden = include_bytes!("golden/file-record-v1.bin");
+    let failure = RememberedFailure::new(5, "weg für immer", true);
+    let record = FileRecord {
+        session: 0x0102_0304_0506_0708,
+        side: Side::Incoming,
+        token: 0x1a,
+        compatible: "memfd-v1".into(),
+        criticality: Criticality::Optional,
+        state: State::Updated,
+        level: Level::Session,
+        data: Some(0x1122_3344_5566_7788),
+        handles: vec![1, u64::MAX, 0x99].into(),
+        incoming: Some(Incoming::Failed(failure)),
+        reclaimed: true,
+        pinned: 0x2000,
+        request: 9,
+        index: 252,
+    };
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(Record::decode(golden), Ok(Record::File(record)));
+}
+
+#[test]
+fn memfd_v1() {
+    let golden = include_bytes!("golden/memfd-v1.bin");
+    let record = MemfdRecord {
+        size: 0x0102_0304_0506_0708,
+        position: 0x10,
+        memory: 0x1122,
+        seals: 0x2f,
+        flags: MemfdRecord::APPEND | MemfdRecord::NOATIME,
+        name: b"heap\xff".to_vec(),
+    };
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(MemfdRecord::decode(golden), Ok(record));
+}

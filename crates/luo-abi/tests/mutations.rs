@@ -1,0 +1,261 @@
+//! Damaged input never makes a reader panic or run on, and what is still taken for valid is.
+
+mod common;
+
+use common::Random;
+use luo_abi::{
+    Criticality, Level, OnClose, Owner, Side, State,
+    fdt::{Blob, Event, MAX_DEPTH, Node, Tree},
+    handover::{File, FilesTree, HandoverError, MachineTree, Session, write_files, write_machine},
+    record::{
+        FileRecord, Incoming, MachineRecord, MemfdRecord, Record, RememberedFailure, SessionRecord,
+        SharedRecord, SubsystemData, SubsystemRecord,
+    },
+};
+
+const BLOBS: usize = 100_000;
+const SEED: u64 = 0x6c75_6f5f_6162_6921;
+
+fn files_blob(sessions: u64, files: u64) -> Vec<u8> {
+    let name =
+        |i: u64| if i.is_multiple_of(2) { format!("kv {i}") } else { format!("session-{i}") };
+    write_files((0..sessions).map(|i| {
+        let session = Session {
+            name: name(i).into(),
+            owner: Owner { uid: i as u32, gid: 100 },
+            on_close: OnClose::Keep,
+            ttl: Some(60),
+            expiry: None,
+            next_token: Some(files),
+        };
+        let files = (0..files).map(move |token| File {
+            // Every other session's tokens do not ascend.
+            token: if i.is_multiple_of(2) { token } else { token ^ 5 },
+            compatible: "memfd-v1",
+            data: token,
+            criticality: if token == 3 { Criticality::Optional } else { Criticality::Required },
+        });
+        (session, files)
+    }))
+    .unwrap()
+}
+
+/// Walks through a tree in both ways that there are and compares them.
+fn walk(tree: &Tree<'_>, blob: &[u8]) {
+    fn visit(node: Node<'_>, depth: usize, nodes: &mut usize, properties: &mut usize) {
+        assert!(depth <= MAX_DEPTH);
+        assert_eq!(node.name().is_empty(), depth == 1);
+        *nodes += 1;
+        for property in node.properties() {
+            assert!(!property.name().is_empty());
+            assert!(property.is(property.name()));
+            assert_eq!(node.property(property.name()), Some(property), "names are there once");
+            *properties += 1;
+        }
+        for child in node.children() {
+            assert_eq!(node.child(child.name()).map(|c| c.offset()), Some(child.offset()));
+            visit(child, depth + 1, nodes, properties);
+        }
+    }
+    let (mut nodes, mut properties) = (0, 0);
+    visit(tree.root(), 1, &mut nodes, &mut properties);
+    let (mut begun, mut ended, mut seen) = (0, 0, 0);
+    for event in tree.events() {
+        match event {
+            Event::Begin { .. } => begun += 1,
+            Event::End => ended += 1,
+            Event::Property(property) => {
+                seen += 1;
+                assert_eq!(
+                    &blob[property.value_offset()..][..property.value().len()],
+                    property.value()
+                );
+            }
+        }
+    }
+    assert_eq!((begun, ended, seen), (nodes, nodes, properties));
+    assert!(4 * (begun + ended + seen) <= blob.len(), "no token is read twice");
+}
+
+fn check_blob(blob: &[u8]) -> bool {
+    let valid = match Blob::validate(blob) {
+        Ok(tree) => {
+            walk(&tree, blob);
+            true
+        }
+        Err(error) => {
+            assert!(error.offset <= blob.len(), "{error}");
+            false
+        }
+    };
+    match FilesTree::read(blob) {
+        Ok(tree) => {
+            for session in tree.sessions() {
+                match session {
+                    Ok(session) => session.files().for_each(|file| {
+                        if let Err(error) = file {
+                            assert!(error.offset < blob.len(), "{error}");
+                        }
+                    }),
+                    Err(error) => assert!(error.offset < blob.len(), "{error}"),
+                }
+            }
+        }
+        Err(error) => {
+            assert!(error.offset() <= blob.len(), "{error}");
+            assert_eq!(matches!(error, HandoverError::Blob(_)), !valid);
+        }
+    }
+    if let Ok(tree) = MachineTree::read(blob) {
+        for subsystem in tree.subsystems() {
+            assert!(subsystem.is_ok_and(|s| !s.name.is_empty()) || valid);
+        }
+    }
+    valid
+}
+
+#[test]
+fn a_hundred_thousand_mutated_blobs_do_no_harm() {
+    let mut random = Random::new(SEED);
+    let seeds = [
+        files_blob(1, 3),
+        files_blob(3, 8),
+        files_blob(0, 0),
+        write_machine(3, [("files", 7), ("my cache", 8), ("compatible", 9)]).unwrap(),
+    ];
+    let (mut valid, mut refused) = (0, 0);
+    for _ in 0..BLOBS {
+        let seed = &seeds[random.below(seeds.len())];
+        let other = &seeds[random.below(seeds.len())];
+        let mut blob = random.mutate(seed, other);
+        // Half of the time, the header follows the change, so that the structure is reached.
+        if random.below(2) == 0 && blob.len() >= 40 {
+            let shift = blob.len().wrapping_sub(seed.len()) as u32;
+            for field in
+                [common::field::TOTAL_SIZE, common::field::OFF_STRINGS, common::field::SIZE_STRUCT]
+            {
+                let old = u32::from_be_bytes(seed[field..field + 4].try_into().unwrap());
+                blob = common::with_field(&blob, field, old.wrapping_add(shift));
+            }
+        }
+        if check_blob(&blob) { valid += 1 } else { refused += 1 }
+    }
+    // Both ways must have been gone often, or the mutations test nothing.
+    assert!(valid > BLOBS / 50, "{valid} valid");
+    assert!(refused > BLOBS / 2, "{refused} refused");
+}
+
+#[test]
+fn every_cut_and_every_flipped_bit_does_no_harm() {
+    let blob = files_blob(2, 3);
+    for end in 0..blob.len() {
+        assert!(!check_blob(&blob[..end]), "a blob that was cut is refused");
+    }
+    for bit in 0..8 * blob.len() {
+        let mut blob = blob.clone();
+        blob[bit / 8] ^= 1 << (bit % 8);
+        check_blob(&blob);
+    }
+}
+
+#[test]
+fn mutated_records_do_no_harm() {
+    let mut random = Random::new(SEED);
+    let file = FileRecord {
+        session: 1,
+        side: Side::Incoming,
+        token: 2,
+        compatible: "memfd-v1".into(),
+        criticality: Criticality::Required,
+        state: State::Updated,
+        level: Level::Session,
+        data: Some(3),
+        handles: vec![5, 6, 7].into(),
+        incoming: Some(Incoming::Failed(RememberedFailure::new(5, "der Träger ist fort", true))),
+        reclaimed: false,
+        pinned: 4096,
+        request: 4,
+        index: 1,
+    };
+    let waiting = FileRecord { incoming: None, side: Side::Outgoing, data: None, ..file.clone() };
+    let machine = MachineRecord {
+        state: State::Prepared,
+        transition: Some(luo_abi::Event::Freeze),
+        departed: false,
+        liveupdate_number: 1,
+        next_session: 2,
+        boot_data: ["files", "net"].map(|n| SubsystemData { name: n.into(), data: 1 }).into(),
+        subsystems: ["files", "net"]
+            .map(|name| SubsystemRecord {
+                name: name.into(),
+                criticality: Criticality::Optional,
+                concurrent: true,
+                state: State::Prepared,
+                data: 1,
+                handles: vec![8].into(),
+            })
+            .into(),
+        shared: vec![SharedRecord {
+            compatible: "memfd-v1".into(),
+            data: 5,
+            frozen: true,
+            arrived: false,
+            retrieved: false,
+            handles: vec![9, 10].into(),
+        }],
+    };
+    let session = SessionRecord {
+        id: 1,
+        name: "kv".into(),
+        owner: Owner { uid: 1, gid: 2 },
+        on_close: OnClose::Keep,
+        ttl: Some(1),
+        state: State::Normal,
+        transition: None,
+        level: Level::Machine,
+        next_token: 1,
+        unclaimed: true,
+        expires: Some(2),
+        created_by: 1,
+        finished_by: 0,
+    };
+    let memfd =
+        MemfdRecord { size: 9, position: 1, memory: 4, seals: 3, flags: 2, name: b"x".to_vec() };
+    let seeds = [
+        file.encode().unwrap(),
+        waiting.encode().unwrap(),
+        machine.encode().unwrap(),
+        session.encode().unwrap(),
+        memfd.encode().unwrap(),
+    ];
+    let mut valid = 0;
+    for _ in 0..BLOBS {
+        let seed = &seeds[random.below(seeds.len())];
+        let other = &seeds[random.below(seeds.len())];
+        let mut bytes = random.mutate(seed, other);
+        if random.below(2) == 0 && bytes.len() >= 28 {
+            let length = bytes.len() as u32;
+            bytes[24..28].copy_from_slice(&length.to_le_bytes());
+        }
+        // What is taken for valid is written the same again: no byte of it was overlooked.
+        let again = match Record::decode(&bytes) {
+            Ok(Record::File(record)) => record.encode(),
+            Ok(Record::Machine(record)) => record.encode(),
+            Ok(Record::Session(record)) => record.encode(),
+            Ok(_) => unreachable!("these are all"),
+            Err(error) => {
+                assert!(error.offset <= bytes.len(), "{error}");
+                match MemfdRecord::decode(&bytes) {
+                    Ok(record) => record.encode(),
+                    Err(error) => {
+                        assert!(error.offset <= bytes.len(), "{error}");
+                        continue;
+                    }
+                }
+            }
+        };
+        assert_eq!(again.as_deref(), Ok(&bytes[..]));
+        valid += 1;
+    }
+    assert!(valid > BLOBS / 50, "{valid} valid");
+}

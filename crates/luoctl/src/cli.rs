@@ -1,0 +1,191 @@
+//! The command line: the one definition from which parsing, help, completions and man pages come.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use luo::protocol::{DEFAULT_SOCKET, SOCKET_ENV};
+use luo::{Options, Unclaimed};
+
+use crate::exit::Exit;
+
+/// The longest deadline in seconds: a year.
+const DEADLINE_MAX: f64 = 365.0 * 86_400.0;
+
+/// Control luod, which keeps open files alive across the update of a service, of luod itself and
+/// of the kernel.
+#[derive(Debug, Parser)]
+#[command(name = "luoctl", version, disable_help_subcommand = true, after_long_help = Exit::help())]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Options for every command")]
+pub(crate) struct Global {
+    /// The socket that luod listens on.
+    #[arg(long, global = true, value_name = "PATH", env = SOCKET_ENV, hide_env_values = true,
+        default_value = DEFAULT_SOCKET)]
+    pub(crate) socket: PathBuf,
+    /// How long luod may take to answer.
+    ///
+    /// Whatever luod was asked to do goes on when the time is up. For upgrade it is how long each of
+    /// the two sides may take, and an upgrade that takes longer does not happen.
+    #[arg(long, global = true, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub(crate) deadline: Duration,
+    /// Print luod's reply as JSON, with exact numbers, in place of text for people.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// When to use colours.
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = ColorWhen::Auto)]
+    pub(crate) color: ColorWhen,
+    /// Say nothing about what was done; what was asked for is still printed.
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+}
+
+impl Global {
+    /// How the library reaches luod.
+    pub(crate) fn options(&self) -> Options {
+        Options::new().socket(&self.socket).deadline(self.deadline)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColorWhen {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Also where the output goes into a file or a pipe.
+    Always,
+    /// Nowhere.
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show what luod does, what it holds and how far that reaches.
+    Status,
+    /// List sessions.
+    Sessions,
+    /// List the files of one session, or of all.
+    Files {
+        /// The session's name.
+        session: Option<String>,
+    },
+    /// Print a handover as device-tree source.
+    ///
+    /// Without BLOB luod is asked for the handover as it would be now. Comments say in words what
+    /// the numbers of a handover mean. A damaged blob is status 1: the message names what is wrong
+    /// and at which byte.
+    Inspect {
+        /// A file with one or more flattened device trees; `-` is standard input.
+        blob: Option<PathBuf>,
+    },
+    /// Keep all that can be kept while the workloads run.
+    Prepare,
+    /// Keep the rest: from here nothing may change.
+    Freeze,
+    /// Undo prepare and freeze.
+    Cancel,
+    /// Commit the handover and let another luod begin on the other side.
+    Depart,
+    /// End the live update.
+    Finish {
+        /// What becomes of files that nobody has retrieved.
+        #[arg(long, value_enum, value_name = "WHAT", default_value_t = UnclaimedFiles::Refuse)]
+        unclaimed: UnclaimedFiles,
+    },
+    /// Measure what a live update would cost: prepare, freeze and cancel.
+    ///
+    /// All is done for real, so the workloads stand still while it is frozen.
+    Rehearse,
+    /// Replace luod, while everything it holds stays alive.
+    ///
+    /// The new luod starts beside the old one. If it does not take over, the old one serves on.
+    Upgrade {
+        /// The new binary. Default: the one that runs.
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
+        /// Replace the worker alone, not the keeper.
+        #[arg(long)]
+        worker_only: bool,
+    },
+    /// Print events as they come, until SIGINT or SIGTERM.
+    ///
+    /// A luod that is restarted meanwhile is waited for. With --json there is one object a line.
+    Watch {
+        /// End after so many events.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        count: Option<u64>,
+    },
+    /// End a session and let go of its files.
+    Release {
+        /// The session's name.
+        session: String,
+    },
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Write the man pages.
+    Man {
+        /// Where to; it is made if it is not there. Default: luoctl.1 alone, to standard output.
+        #[arg(value_name = "DIR")]
+        directory: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum UnclaimedFiles {
+    /// Nothing is finished then, and the files are named.
+    Refuse,
+    /// They are let go.
+    Release,
+    /// They go along in the next update.
+    Carry,
+}
+
+impl From<UnclaimedFiles> for Unclaimed {
+    fn from(files: UnclaimedFiles) -> Self {
+        match files {
+            UnclaimedFiles::Refuse => Self::Refuse,
+            UnclaimedFiles::Release => Self::Release,
+            UnclaimedFiles::Carry => Self::Carry,
+        }
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "this is no number of seconds".to_owned())?;
+    if !(0.001..=DEADLINE_MAX).contains(&seconds) {
+        return Err("give between 0.001 and 31536000 seconds".to_owned());
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn deadlines_are_positive_and_bounded() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(seconds("31536000"), Ok(Duration::from_secs(31_536_000)));
+        for text in ["0", "-1", "nan", "inf", "1e300", "", "ten"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
+    }
+}

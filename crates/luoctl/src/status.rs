@@ -1,0 +1,119 @@
+//! `luoctl status`.
+
+use luo::protocol::{SessionInfo, Status, SubsystemInfo};
+use luo::{Manager, State};
+
+use crate::failure::{Context, Failure};
+use crate::format;
+use crate::lists;
+use crate::output::{Output, TextTable, Tone, cell};
+
+pub(crate) fn run(manager: &Manager, output: &mut Output) -> Result<(), Failure> {
+    let status = manager.status().map_err(Failure::luod(Context::Asking))?;
+    if output.is_json() {
+        return output.reply(&status);
+    }
+    output.table(&summary(&status))?;
+    if status.unclaimed > 0 {
+        let sessions = manager.sessions().map_err(Failure::luod(Context::Asking))?;
+        let unclaimed = unclaimed(&sessions);
+        if !unclaimed.is_empty() {
+            output.line("")?;
+            output.table(&unclaimed)?;
+        }
+    }
+    if !status.subsystems.is_empty() {
+        output.line("")?;
+        output.table(&subsystems(&status.subsystems))?;
+    }
+    Ok(())
+}
+
+fn summary(status: &Status) -> TextTable {
+    let mut table = TextTable::bare();
+    let mut row = |key: &str, value: &str, tone| {
+        table.row(vec![cell(key, Tone::Faint), cell(value, tone)]);
+    };
+    let state = match &status.transition {
+        Some(event) => format!("{}, {event} is under way", status.state.name()),
+        None => status.state.name().to_owned(),
+    };
+    let tone = if status.transition.is_some() { Tone::Notice } else { state_tone(status.state) };
+    row("state", &state, tone);
+    row("luod", &status.version, Tone::Plain);
+    let worker = match status.incarnation {
+        0 | 1 => "the keeper's first".to_owned(),
+        number => format!("the keeper's number {number}: it was restarted or upgraded"),
+    };
+    row("worker", &format!("process {}, {worker}", status.pid), Tone::Plain);
+    row("keeper", &status.keeper, Tone::Plain);
+    row("carrier", &status.carrier, Tone::Plain);
+    row("reach", &reach(&status.reach), Tone::Plain);
+    row("live updates", &format!("{} completed", status.liveupdate_number), Tone::Plain);
+    let of = |used, limit, noun| format!("{}, {limit} for each user", format::count(used, noun));
+    row("sessions", &of(status.sessions, status.limits.sessions, "session"), Tone::Plain);
+    row("files", &of(status.files, status.limits.files, "file"), Tone::Plain);
+    let pinned = format!(
+        "{} pinned, {} for each user",
+        format::bytes(status.pinned),
+        format::bytes(status.limits.bytes)
+    );
+    row("memory", &pinned, Tone::Plain);
+    if status.unclaimed > 0 {
+        let unclaimed = format!(
+            "{}, {} pinned: let the service claim it, or `luoctl release` it",
+            format::count(status.unclaimed, "session"),
+            format::bytes(status.unclaimed_pinned)
+        );
+        row("unclaimed", &unclaimed, Tone::Notice);
+    }
+    table
+}
+
+pub(crate) const fn state_tone(state: State) -> Tone {
+    match state {
+        State::Normal => Tone::Good,
+        State::Prepared | State::Updated => Tone::Notice,
+        State::Frozen => Tone::Bad,
+    }
+}
+
+fn reach(reach: &str) -> String {
+    let survives = match reach {
+        "service" => "the restart of a service",
+        "agent" => "the restart of a service and of luod",
+        "kernel" => "the restart of services, of luod and of the kernel",
+        "power" => "the restart of services, luod and kernel, and the loss of power",
+        _ => return reach.to_owned(),
+    };
+    format!("{reach}: files survive {survives}")
+}
+
+fn unclaimed(sessions: &[SessionInfo]) -> TextTable {
+    let mut table = TextTable::new(&["UNCLAIMED", "USER", "PINNED", "EXPIRES"]).numbers(&[1, 2]);
+    for session in sessions.iter().filter(|session| !session.held) {
+        table.row(vec![
+            cell(&session.name, Tone::Notice),
+            cell(&session.uid.to_string(), Tone::Plain),
+            cell(&format::bytes(session.pinned), Tone::Plain),
+            cell(&lists::expires(session), Tone::Plain),
+        ]);
+    }
+    table
+}
+
+fn subsystems(subsystems: &[SubsystemInfo]) -> TextTable {
+    let mut table = TextTable::new(&["SUBSYSTEM", "KIND", "FAILURE", "PHASE"]);
+    for subsystem in subsystems {
+        let kind = if subsystem.participant { "participant" } else { "built in" };
+        let failure = if subsystem.required { "cancels" } else { "is reported" };
+        let tone = if subsystem.phase == "failed" { Tone::Bad } else { Tone::Plain };
+        table.row(vec![
+            cell(&subsystem.name, Tone::Plain),
+            cell(kind, Tone::Plain),
+            cell(failure, Tone::Plain),
+            cell(&subsystem.phase, tone),
+        ]);
+    }
+    table
+}
