@@ -8,11 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use luo_abi::keeper::Role;
 use luod::config::{Config, ConfigError, KeeperKind};
 use luod::keeper::{self, Limits, Settings, Timing};
 use luod::runtime_dir::{self, RuntimeDir, SOCKET_NAME};
-use luod::store::{KeeperStore, StoreError, SystemdStore};
+use luod::store::KeeperStore;
 use luod::worker::{self, Ended, Start, WorkerError};
 use tracing_subscriber::EnvFilter;
 
@@ -68,6 +67,8 @@ enum Failed {
     State(#[from] keeper::StateError),
     #[error(transparent)]
     Worker(#[from] WorkerError),
+    #[error("the systemd keeper is not built in yet")]
+    NoSystemd,
     #[error("{doing}: {source}")]
     System { doing: &'static str, source: std::io::Error },
 }
@@ -110,7 +111,10 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failed> {
     }
     let directory = config.runtime_directory()?;
     if arguments.check_config {
-        println!("the configuration is right; the socket is {}", directory.join(SOCKET_NAME).display());
+        println!(
+            "the configuration is right; the socket is {}",
+            directory.join(SOCKET_NAME).display()
+        );
         return Ok(ExitCode::SUCCESS);
     }
     match arguments.role {
@@ -129,7 +133,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failed> {
                     keeper::run(settings(arguments, &config, vec![listener]))?;
                     Ok(ExitCode::SUCCESS)
                 }
-                KeeperKind::Systemd => work_under_systemd(config, bound),
+                KeeperKind::Systemd => Err(Failed::NoSystemd),
             }
         }
     }
@@ -203,23 +207,6 @@ fn work(config: Config, socket: PathBuf) -> Result<ExitCode, Failed> {
             incarnation: attached.incarnation,
             listeners: attached.listeners,
             socket,
-        };
-        Ok(worker::run(config, start).await?)
-    })
-}
-
-fn work_under_systemd(config: Config, bound: RuntimeDir) -> Result<ExitCode, Failed> {
-    on_runtime(async move {
-        let (store, events) = SystemdStore::from_environment()
-            .await
-            .map_err(|error: StoreError| WorkerError::from(error))?;
-        let start = Start {
-            store: Arc::new(store),
-            events,
-            role: Role::Primary,
-            incarnation: 1,
-            listeners: vec![bound.listener],
-            socket: bound.socket,
         };
         Ok(worker::run(config, start).await?)
     })

@@ -50,11 +50,7 @@ pub fn bind(directory: &Path, mode: u32) -> Result<RuntimeDir, RuntimeDirError> 
         let path = path.to_owned();
         move |source| RuntimeDirError::Path { path, source }
     };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(directory)
-        .map_err(failed(directory))?;
+    DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed(directory))?;
     let lock_path = directory.join(LOCK_NAME);
     let lock = OpenOptions::new()
         .create(true)

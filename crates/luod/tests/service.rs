@@ -125,8 +125,7 @@ fn unclaimed_files_are_not_freed_by_accident() {
 fn a_session_that_is_to_be_released_is_gone_with_its_descriptor() {
     let luod = Luod::start();
     let policy = Policy { on_close: OnClose::Release, ttl_seconds: None };
-    let session =
-        Session::create_with("brief", luod.options().policy(policy)).unwrap();
+    let session = Session::create_with("brief", luod.options().policy(policy)).unwrap();
     let (reader, writer) = pipe();
     session.preserve(1, &writer).unwrap();
     drop((session, writer));
@@ -180,8 +179,11 @@ fn many_files_go_over_in_batches() {
     let luod = Luod::start();
     let session = luod.session("many");
     let pipes: Vec<_> = (0..700).map(|_| pipe()).collect();
-    let files: Vec<_> =
-        pipes.iter().enumerate().map(|(token, (reader, _))| (token as u64, reader.as_fd())).collect();
+    let files: Vec<_> = pipes
+        .iter()
+        .enumerate()
+        .map(|(token, (reader, _))| (token as u64, reader.as_fd()))
+        .collect();
     let verdicts = session.preserve_many(&files).unwrap();
     assert!(verdicts.iter().enumerate().all(|(token, verdict)| *verdict == Ok(token as u64)));
     drop(session);

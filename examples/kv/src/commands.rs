@@ -31,6 +31,8 @@ pub struct ServerInfo {
     pub served: u64,
     /// Connections closed because a kill had left them in doubt.
     pub in_doubt: u64,
+    /// The longest that one connection was served at a stretch, by this process.
+    pub slowest_turn: Duration,
     /// How long this process took from its first look at the data until it was ready.
     pub resumed_in: Duration,
 }
@@ -240,7 +242,7 @@ impl<R: Region> Call<'_, R> {
              resumed_in_us:{}\r\ngeneration:{}\r\n\r\n\
              # Clients\r\nconnected_clients:{}\r\nconnections_in_doubt:{}\r\n\r\n\
              # Memory\r\nused_memory:{}\r\nheap_bytes:{}\r\nmaxmemory:{}\r\ncondemned_entries:{}\r\n\r\n\
-             # Stats\r\ntotal_connections_received:{}\r\ntotal_commands_processed:{}\r\n\r\n\
+             # Stats\r\ntotal_connections_received:{}\r\ntotal_commands_processed:{}\r\nslowest_turn_us:{}\r\n\r\n\
              # Keyspace\r\ndb0:keys={},expires={}\r\n",
             info.version_label,
             std::process::id(),
@@ -255,6 +257,7 @@ impl<R: Region> Call<'_, R> {
             stats.condemned,
             info.accepted,
             info.served,
+            info.slowest_turn.as_micros(),
             stats.keys,
             stats.expiring,
         );

@@ -197,6 +197,7 @@ impl Server {
             accepted: 0,
             served: 0,
             in_doubt: 0,
+            slowest_turn: Duration::ZERO,
             resumed_in: Duration::ZERO,
         };
         Ok(Self {
@@ -477,6 +478,7 @@ impl Server {
 
     fn serve(&mut self, token: u64) -> Result<Option<Stop>, ServerError> {
         let Some(connection) = self.connections.get_mut(&token) else { return Ok(None) };
+        let begun = Instant::now();
         self.store.set_busy(Some(token))?;
         let mut fate = connection.serve(&mut self.store, &mut self.info, now_ms());
         if fate == Fate::Open {
@@ -495,6 +497,7 @@ impl Server {
             Fate::Shutdown => return Ok(Some(Stop::Shutdown)),
         }
         self.store.set_busy(None)?;
+        self.info.slowest_turn = self.info.slowest_turn.max(begun.elapsed());
         Ok(None)
     }
 

@@ -37,7 +37,7 @@ struct Inner {
     unsubmitted: Batch,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Seen {
     slot: Slot,
     /// The batch that has created it.
@@ -98,10 +98,10 @@ impl Table {
         let inner = self.inner();
         let copy = Inner {
             slots: inner.slots.clone(),
-            fds: inner.fds,
-            bytes: inner.bytes,
+            used: inner.used,
+            before: inner.used,
             last: inner.last,
-            unsubmitted: Batch::new(),
+            ..Inner::default()
         };
         Self { store: Arc::clone(&self.store), limits: self.limits, inner: Mutex::new(copy) }
     }

@@ -126,7 +126,7 @@ impl Custody {
     }
 
     /// A record that cannot be written makes the next commit fail.
-    pub(crate) fn note_unwritable(&self, error: &luo_abi::record::RecordError) {
+    pub(crate) fn note_unwritable(&self, error: &super::records::RecordError) {
         self.note(Err(Failure::new(Errno::Inval, format!("a record cannot be written: {error}"))));
     }
 

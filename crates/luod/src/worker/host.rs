@@ -61,7 +61,7 @@ impl Ended {
             state: state(self.report.state),
             microseconds: micros(self.total),
             timings: timings.map(Timings::into_protocol).unwrap_or_default(),
-            left_out: self.report.left_out.iter().map(|error| Refusal::from(error).0).collect(),
+            left_out: self.report.left_out.iter().map(|error| *Refusal::from(error).0).collect(),
         })
     }
 }
@@ -265,8 +265,7 @@ impl Host {
     }
 
     fn call_participant(self: &Rc<Self>, call: &Call<HostFile>) {
-        let name =
-            call.location().subsystem.as_ref().map(ToString::to_string).unwrap_or_default();
+        let name = call.location().subsystem.as_ref().map(ToString::to_string).unwrap_or_default();
         let (id, phase) = (call.id(), call.phase());
         let remote = Remote {
             phase,
@@ -300,7 +299,13 @@ impl Host {
     /// A participant's call has ended, or is late.
     pub(crate) fn answered(&self, id: CallId, outcome: Outcome<HostFile>) {
         if let Some(remote) = self.remote.borrow_mut().remove(&id) {
-            self.time(remote.transition, remote.phase, &remote.location, remote.start, Instant::now());
+            self.time(
+                remote.transition,
+                remote.phase,
+                &remote.location,
+                remote.start,
+                Instant::now(),
+            );
         }
         // An answer to a call that the framework has given up is no error of anybody's.
         if let Err(error) = self.core.borrow_mut().complete(id, outcome) {

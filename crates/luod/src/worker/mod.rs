@@ -185,9 +185,8 @@ async fn restore(
     incarnation: u64,
 ) -> Result<Rc<Host>, WorkerError> {
     let custody = new_custody(store, table, incarnation)?;
-    let restored = Loaded::read(&custody)
-        .restore(config, &custody, true)
-        .map_err(WorkerError::Restore)?;
+    let restored =
+        Loaded::read(&custody).restore(config, &custody, true).map_err(WorkerError::Restore)?;
     let Restored { core, persisted, held, departed, failed } = restored;
     let host = Host::new(config.clone(), core, custody, persisted, departed);
     for (id, server) in held {
@@ -205,8 +204,7 @@ impl Host {
     /// Takes up the handover of a machine that has departed, or undoes what was cut short.
     async fn take_up_or_resume(self: &Rc<Self>) -> Result<(), String> {
         if self.departed {
-            let arrived =
-                self.run(|core| core.begin(Scope::Machine, CycleEvent::Arrive)).await;
+            let arrived = self.run(|core| core.begin(Scope::Machine, CycleEvent::Arrive)).await;
             arrived.map_err(|refusal| format!("not arrived: {}", refusal.reason()))?;
             self.tell("state", None, "arrived".to_owned());
             return Ok(());

@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use luo::protocol::{Answer, ParticipantCall, ParticipantPhase};
-use luo_core::{CallId, Errno, Failure, Outcome, Phase};
 use luo_carriers::HostFile;
+use luo_core::{CallId, Errno, Failure, Outcome, Phase};
 use tokio::sync::mpsc;
 
 use super::access::Peer;

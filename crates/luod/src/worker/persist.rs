@@ -184,11 +184,7 @@ impl Persisted {
         custody: &Custody,
     ) {
         let old = self.files.get(&file).copied();
-        let extra = self
-            .made_by
-            .remove(&file)
-            .or(old.map(|slot| slot.extra))
-            .unwrap_or_default();
+        let extra = self.made_by.remove(&file).or(old.map(|slot| slot.extra)).unwrap_or_default();
         let bytes = match records::file(record, &extra) {
             Ok(bytes) => bytes,
             Err(error) => return custody.note_unwritable(&error),

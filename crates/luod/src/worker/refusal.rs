@@ -5,11 +5,11 @@ use luo_core::{Errno, Error};
 
 /// Why a request is refused, as the client will read it.
 #[derive(Debug, Clone)]
-pub(crate) struct Refusal(pub(crate) Failure);
+pub(crate) struct Refusal(pub(crate) Box<Failure>);
 
 impl Refusal {
     pub(crate) fn new(errno: Errno, reason: impl Into<String>) -> Self {
-        Self(Failure {
+        Self(Box::new(Failure {
             errno: errno.name().to_owned(),
             reason: reason.into(),
             phase: None,
@@ -17,7 +17,7 @@ impl Refusal {
             session: None,
             token: None,
             handler: None,
-        })
+        }))
     }
 
     pub(crate) fn errno(&self) -> &str {
@@ -51,7 +51,7 @@ impl From<&Error> for Refusal {
         if let Some(advice) = error.advice() {
             reason = format!("{reason}; {advice}");
         }
-        Self(Failure {
+        Self(Box::new(Failure {
             errno: error.errno().name().to_owned(),
             reason,
             phase: error.phase().map(|phase| phase.name().to_owned()),
@@ -59,6 +59,6 @@ impl From<&Error> for Refusal {
             session: location.session.as_ref().map(|(_, name)| name.to_string()),
             token: location.token.map(|token| token.0),
             handler: location.handler.as_ref().map(ToString::to_string),
-        })
+        }))
     }
 }

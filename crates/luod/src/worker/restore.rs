@@ -174,11 +174,11 @@ impl Loaded {
         }
         for FoundFile { key, record, extra, file } in self.files {
             in_use.extend(record.kept.iter().map(|Handle(handle)| *handle));
-            let place =
-                FileKey { session: record.session, side: record.side, token: record.token };
+            let place = FileKey { session: record.session, side: record.side, token: record.token };
             let has_file = file.is_some();
             if let Err(error) = core.restore_file(record, file) {
-                failed.push(format!("token {} of session {}: {error}", place.token, place.session.0));
+                failed
+                    .push(format!("token {} of session {}: {error}", place.token, place.session.0));
                 continue;
             }
             persisted.found_file(place, key, has_file, extra);

@@ -162,7 +162,12 @@ impl Host {
     async fn serve_holder(self: &Rc<Self>, id: SessionId, socket: tokio::net::UnixDatagram) {
         loop {
             self.upgrades.resumed().await;
-            if socket.readable().await.is_err() {
+            let ready = tokio::select! {
+                biased;
+                () = self.upgrades.paused() => continue,
+                ready = socket.readable() => ready,
+            };
+            if ready.is_err() {
                 return;
             }
             match socket.try_io(Interest::READABLE, || receive_packet(socket.as_fd())) {
@@ -299,10 +304,8 @@ impl Host {
                 // Its owner died between retrieving and finishing, and had preserved more
                 // meanwhile: all of it goes over together.
                 State::Updated => {
-                    let options = FinishOptions {
-                        unclaimed: UnclaimedFiles::Carry,
-                        carry_reclaimed: true,
-                    };
+                    let options =
+                        FinishOptions { unclaimed: UnclaimedFiles::Carry, carry_reclaimed: true };
                     self.run(|core| core.finish(Scope::Session(id), options)).await?;
                 }
                 State::Normal if info.outgoing == 0 => return Ok(()),
@@ -319,9 +322,10 @@ impl Host {
     /// The session of this name, if the peer may use it.
     pub(crate) fn session_for(&self, name: &str, peer: Peer) -> Result<SessionInfo, Refusal> {
         let core = self.core.borrow();
-        let info = core.session_by_name(name).and_then(|id| core.session(id)).ok_or_else(|| {
-            Refusal::new(Errno::NoEnt, format!("there is no session {name}"))
-        })?;
+        let info = core
+            .session_by_name(name)
+            .and_then(|id| core.session(id))
+            .ok_or_else(|| Refusal::new(Errno::NoEnt, format!("there is no session {name}")))?;
         self.access.session(peer, info.owner, name)?;
         Ok(info)
     }

@@ -51,7 +51,6 @@ impl Timings {
         part.last = part.last.max(end);
     }
 
-
     /// How long it took until `now`.
     pub(crate) fn total(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.began)

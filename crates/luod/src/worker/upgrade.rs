@@ -37,6 +37,7 @@ type Verdict = Result<String, String>;
 pub(crate) struct Upgrades {
     version: String,
     paused: Cell<bool>,
+    pausing: Notify,
     resumed: Notify,
     waiting: RefCell<Option<oneshot::Sender<Verdict>>>,
     /// The client that asked has its answer, or nobody asked.
@@ -52,6 +53,7 @@ impl Default for Upgrades {
         Self {
             version: crate::version(),
             paused: Cell::new(false),
+            pausing: Notify::new(),
             resumed: Notify::new(),
             waiting: RefCell::new(None),
             told: Cell::new(true),
@@ -85,6 +87,17 @@ impl Upgrades {
                 return;
             }
             resumed.await;
+        }
+    }
+
+    /// Comes back when everything is to stand still.
+    pub(crate) async fn paused(&self) {
+        while !self.paused.get() {
+            let pausing = self.pausing.notified();
+            if self.paused.get() {
+                return;
+            }
+            pausing.await;
         }
     }
 
@@ -163,6 +176,7 @@ impl Host {
     /// The keeper wants everything to stand still.
     pub(crate) async fn quiesce(self: &Rc<Self>) -> Result<(), Refusal> {
         self.upgrades.paused.set(true);
+        self.upgrades.pausing.notify_waiters();
         while self.running.get() > 0 {
             let idle = self.idle.notified();
             if self.running.get() > 0 {

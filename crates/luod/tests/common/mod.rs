@@ -13,29 +13,33 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// How long anything may take on a machine that does other things too.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running luod; it is stopped when this is dropped.
 #[derive(Debug)]
-pub struct Luod {
-    pub directory: TempDir,
+pub(crate) struct Luod {
+    pub(crate) directory: TempDir,
     keeper: Child,
     log: Arc<Mutex<String>>,
 }
 
 impl Luod {
     /// With the default configuration.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with("")
     }
 
     /// With this configuration.
-    pub fn start_with(config: &str) -> Self {
+    pub(crate) fn start_with(config: &str) -> Self {
         Self::start_binary(env!("CARGO_BIN_EXE_luod").into(), config, &[])
     }
 
     /// Another binary, with variables in its environment.
-    pub fn start_binary(binary: PathBuf, config: &str, environment: &[(&str, &str)]) -> Self {
+    pub(crate) fn start_binary(
+        binary: PathBuf,
+        config: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("luod.toml");
         std::fs::write(&file, config).expect("the configuration");
@@ -66,49 +70,49 @@ impl Luod {
         luod
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.directory.path().join("io.luo.sock")
     }
 
-    pub fn options(&self) -> Options {
+    pub(crate) fn options(&self) -> Options {
         Options::new().socket(self.socket()).deadline(PATIENCE)
     }
 
-    pub fn manager(&self) -> Manager {
+    pub(crate) fn manager(&self) -> Manager {
         Manager::connect(self.options()).expect("luod is there")
     }
 
-    pub fn session(&self, name: &str) -> luo::Session {
+    pub(crate) fn session(&self, name: &str) -> luo::Session {
         luo::Session::open_with(name, self.options()).unwrap_or_else(|error| {
             panic!("session {name}: {error}\n{}", self.log());
         })
     }
 
-    pub fn worker(&self) -> Pid {
+    pub(crate) fn worker(&self) -> Pid {
         let pid = self.manager().status().expect("status").pid;
         Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid")
     }
 
-    pub fn keeper(&self) -> Pid {
+    pub(crate) fn keeper(&self) -> Pid {
         Pid::from_child(&self.keeper)
     }
 
-    pub fn keeper_is_running(&mut self) -> bool {
+    pub(crate) fn keeper_is_running(&mut self) -> bool {
         self.keeper.try_wait().expect("its state").is_none()
     }
 
     /// Kills the worker; the next one may not serve yet when this comes back.
-    pub fn kill_worker(&self) {
+    pub(crate) fn kill_worker(&self) {
         kill_process(self.worker(), Signal::KILL).expect("the worker is there");
     }
 
     /// What luod has said so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.log.lock().expect("the log").clone()
     }
 
     /// Waits until something holds.
-    pub fn wait(&self, what: &str, mut holds: impl FnMut() -> bool) {
+    pub(crate) fn wait(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let start = Instant::now();
         while !holds() {
             assert!(start.elapsed() < PATIENCE, "not in time: {what}\n{}", self.log());
@@ -136,12 +140,12 @@ impl Drop for Luod {
 }
 
 /// A pipe whose both ends can be told apart from all others.
-pub fn pipe() -> (OwnedFd, OwnedFd) {
+pub(crate) fn pipe() -> (OwnedFd, OwnedFd) {
     rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe")
 }
 
 /// Writes to one end and reads at the other: they belong together.
-pub fn assert_connected(reader: impl AsFd, writer: impl AsFd, text: &[u8]) {
+pub(crate) fn assert_connected(reader: impl AsFd, writer: impl AsFd, text: &[u8]) {
     rustix::io::write(&writer, text).expect("the pipe takes it");
     let mut buffer = vec![0; text.len()];
     rustix::io::read(&reader, &mut buffer).expect("the pipe gives it");
@@ -149,7 +153,7 @@ pub fn assert_connected(reader: impl AsFd, writer: impl AsFd, text: &[u8]) {
 }
 
 /// The errno of a refusal.
-pub fn errno<T: std::fmt::Debug>(result: Result<T, luo::Error>) -> String {
+pub(crate) fn errno<T: std::fmt::Debug>(result: Result<T, luo::Error>) -> String {
     match result {
         Err(error) => match error.errno() {
             Some(errno) => errno.to_owned(),

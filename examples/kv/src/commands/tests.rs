@@ -26,6 +26,7 @@ impl Kv {
             accepted: 1,
             served: 0,
             in_doubt: 0,
+            slowest_turn: Duration::ZERO,
             resumed_in: Duration::ZERO,
         };
         let mut out = Vec::new();

@@ -113,18 +113,19 @@ impl<S: Service> Connection<S> {
     /// Waits for one thing that can be done, and does it.
     async fn turn(&mut self) -> Result<(), End> {
         // Calls that are here already come first, one a turn, so that nobody else starves.
-        if self.may_read() && !self.service.is_paused() {
-            if let Some(frame) = self.receiver.next_frame()? {
-                self.half_since = None;
-                let answer = self.service.call(frame);
-                if !matches!(answer, Pending::None) {
-                    self.waiting.push_back(answer);
-                }
-                self.take_ready();
-                self.flush()?;
-                tokio::task::yield_now().await;
-                return Ok(());
+        if self.may_read()
+            && !self.service.is_paused()
+            && let Some(frame) = self.receiver.next_frame()?
+        {
+            self.half_since = None;
+            let answer = self.service.call(frame);
+            if !matches!(answer, Pending::None) {
+                self.waiting.push_back(answer);
             }
+            self.take_ready();
+            self.flush()?;
+            tokio::task::yield_now().await;
+            return Ok(());
         }
         let reading = self.may_read() && !self.service.is_paused();
         let paused = self.service.is_paused();
@@ -161,14 +162,13 @@ impl<S: Service> Connection<S> {
 
     fn fill(&mut self) -> Result<(), End> {
         let receiver = &mut self.receiver;
-        let filled = self.socket.try_io(Interest::READABLE, || {
-            match receiver.fill(self.socket.as_fd()) {
+        let filled =
+            self.socket.try_io(Interest::READABLE, || match receiver.fill(self.socket.as_fd()) {
                 Err(WireError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     Err(error)
                 }
                 other => Ok(other),
-            }
-        });
+            });
         match filled {
             Ok(result) => result?,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -50,8 +50,9 @@ impl ManagerService {
     fn answer(&self, call: &Call<'_>, descriptors: Vec<OwnedFd>) -> Result<Pending, Reply> {
         let Some(method) = call.method.strip_prefix(MANAGER).and_then(|m| m.strip_prefix('.'))
         else {
-            return Ok(introspect::answer(call)
-                .map_or_else(|| introspect::unknown(call), Pending::Ready));
+            return Ok(
+                introspect::answer(call).map_or_else(|| introspect::unknown(call), Pending::Ready)
+            );
         };
         let host = Rc::clone(&self.host);
         Ok(match method {
@@ -205,8 +206,8 @@ impl ManagerService {
             .map(|file| {
                 let key = FileKey { session: id, side: file.side, token: file.token };
                 let failure = match &file.incoming {
-                    Some(Incoming::Failed(error)) => Some(Refusal::from(error).0),
-                    _ => file.left_out.as_ref().map(|error| Refusal::from(error).0),
+                    Some(Incoming::Failed(error)) => Some(*Refusal::from(error).0),
+                    _ => file.left_out.as_ref().map(|error| *Refusal::from(error).0),
                 };
                 let phase = match &file.incoming {
                     Some(Incoming::Failed(_)) => "failed",
@@ -225,9 +226,9 @@ impl ManagerService {
                     handler: file.compatible.to_string(),
                     required: file.criticality == Criticality::Required,
                     phase: phase.to_owned(),
-                    what: core.file_ref(key).map_or_else(|| "not retrieved".to_owned(), |file| {
-                        what(&file)
-                    }),
+                    what: core
+                        .file_ref(key)
+                        .map_or_else(|| "not retrieved".to_owned(), |file| what(&file)),
                     pinned: file.pinned,
                     failure,
                 }
@@ -251,11 +252,9 @@ impl ManagerService {
             let made = host.core.borrow_mut().create_session(&name, peer.owner(), policy);
             let id = match made {
                 Ok(id) => id,
-                Err(error) => {
-                    service.made_by_this_request(&name, request).ok_or_else(|| {
-                        service.taken(&name, error.into())
-                    })?
-                }
+                Err(error) => service
+                    .made_by_this_request(&name, request)
+                    .ok_or_else(|| service.taken(&name, error.into()))?,
             };
             host.persisted.borrow_mut().session_extra(id).created_by = request;
             let client = match host.hold(id) {
@@ -305,8 +304,7 @@ impl ManagerService {
         let service = Self::new(Rc::clone(&self.host), self.peer);
         later(async move {
             let wait = Duration::from_millis(wait);
-            let (id, client) =
-                service.host.claim(&parameters.name, service.peer, wait).await?;
+            let (id, client) = service.host.claim(&parameters.name, service.peer, wait).await?;
             service.give(id, client)
         })
     }
@@ -323,9 +321,9 @@ impl ManagerService {
         // It goes on when the client that asked for it has gone.
         let task = tokio::task::spawn_local(running);
         later(async move {
-            let report = task.await.map_err(|_| {
-                Refusal::new(Errno::Canceled, "luod is being stopped; ask again")
-            })??;
+            let report = task
+                .await
+                .map_err(|_| Refusal::new(Errno::Canceled, "luod is being stopped; ask again"))??;
             Ok(Reply::new(&Reported { report }))
         })
     }
@@ -385,9 +383,10 @@ impl ManagerService {
                 };
                 // What goes on in others' sessions is not for everybody.
                 let visible = access.is_operator(peer)
-                    || event.session.as_deref().is_none_or(|name| {
-                        host.session_for(name, peer).is_ok()
-                    });
+                    || event
+                        .session
+                        .as_deref()
+                        .is_none_or(|name| host.session_for(name, peer).is_ok());
                 if visible && sender.send(Reply::part(&Watched { event }, true)).await.is_err() {
                     return;
                 }

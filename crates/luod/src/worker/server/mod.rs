@@ -34,7 +34,12 @@ pub(crate) async fn accept(host: Rc<Host>, listener: OwnedFd) -> io::Result<()> 
     let listener = UnixListener::from_std(listener)?;
     loop {
         host.upgrades.resumed().await;
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            biased;
+            () = host.upgrades.paused() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
             Ok((socket, _)) => match socket.into_std() {
                 Ok(socket) => admit(&host, socket.into()),
                 Err(error) => tracing::warn!(%error, "a client was lost"),

@@ -67,13 +67,13 @@ impl Reply {
 
     /// An error of the interface `io.luo`.
     pub(crate) fn refused_by_manager(refusal: Refusal) -> Self {
-        let parameters = Failed { failure: refusal.0 };
+        let parameters = Failed { failure: *refusal.0 };
         Self::build(&parameters, Some(&format!("{MANAGER}.Failed")), false)
     }
 
     /// An error of the interface `io.luo.Session`.
     pub(crate) fn refused_by_session(refusal: Refusal) -> Self {
-        let protocol::Failure { errno, reason, token, handler, .. } = refusal.0;
+        let protocol::Failure { errno, reason, token, handler, .. } = *refusal.0;
         let parameters = SessionFailed { errno, reason, token, handler };
         Self::build(&parameters, Some(&format!("{SESSION}.Failed")), false)
     }

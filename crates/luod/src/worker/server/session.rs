@@ -42,8 +42,9 @@ impl SessionService {
     fn answer(&self, call: &Call<'_>, descriptors: Vec<OwnedFd>) -> Result<Pending, Reply> {
         let Some(method) = call.method.strip_prefix(SESSION).and_then(|m| m.strip_prefix('.'))
         else {
-            return Ok(introspect::answer(call)
-                .map_or_else(|| introspect::unknown(call), Pending::Ready));
+            return Ok(
+                introspect::answer(call).map_or_else(|| introspect::unknown(call), Pending::Ready)
+            );
         };
         Ok(match method {
             "GetInfo" => Pending::Ready(or_refused(self.info())),
@@ -88,10 +89,10 @@ impl SessionService {
         if parameters.count != count {
             return wrong(format!("{count} descriptors came with it, not {}", parameters.count));
         }
-        if let Some(tokens) = &parameters.tokens {
-            if tokens.len() != count {
-                return wrong(format!("{} tokens for {count} descriptors", tokens.len()));
-            }
+        if let Some(tokens) = &parameters.tokens
+            && tokens.len() != count
+        {
+            return wrong(format!("{} tokens for {count} descriptors", tokens.len()));
         }
         let criticality = match parameters.required {
             Some(false) => Criticality::Optional,
@@ -113,8 +114,7 @@ impl SessionService {
                 let wanted = parameters.tokens.as_ref().map(|tokens| Token(tokens[index]));
                 match core.preserve(self.id, wanted, HostFile::from(descriptor), criticality) {
                     Ok(token) => {
-                        let key =
-                            FileKey { session: self.id, side: Side::Outgoing, token };
+                        let key = FileKey { session: self.id, side: Side::Outgoing, token };
                         persisted.made_by(key, FileExtra { request, index: place });
                         made.push(token);
                         reply.tokens.push(token.0);
