@@ -36,7 +36,7 @@ pub(super) fn text(outcome: &Outcome) -> String {
 
 fn begun(titles: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_FULL_CONDENSED);
+    table.load_style(presets::UTF8_FULL_CONDENSED);
     table.set_header(cells(titles.iter().map(|title| (*title).to_owned())));
     table
 }
