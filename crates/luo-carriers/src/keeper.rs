@@ -2,7 +2,7 @@
 //! outlives the agent. Nothing is copied.
 //!
 //! Everything kept is one slot, whose key is the [`Handle`]; its record is a
-//! [`Kept`](luo_abi::keeper::Kept).
+//! [`Kept`].
 //!
 //! Invariants:
 //! - A descriptor that already sits in a slot of its own is not sent again: the new slot is an

@@ -55,3 +55,8 @@ pub use session::{
 };
 pub use state::{Event, Scope, State, Status};
 pub use subsystem::Subsystem;
+
+/// The guide for authors of handlers: its example is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/guide-handlers.md")]
+mod guide {}

@@ -79,6 +79,9 @@ impl<F: File> Orchestrator<F> {
 
     /// Whether the event may begin now.
     pub(crate) fn may_begin(&self, scope: Scope, event: Event) -> Result<(), Error> {
+        if let Scope::Session(session) | Scope::File(session, _) = scope {
+            self.sessions.get(session)?;
+        }
         if let Some(running) = self.cycle.machine.and_then(|id| self.cycle.transitions.get(&id)) {
             return Err(busy(format!("{} of the machine is going on", running.event))
                 .advise("wait until it has ended, or cancel it"));

@@ -14,7 +14,7 @@ use crate::{
 impl<F: File> Orchestrator<F> {
     /// Ends a transition whose last stage is done.
     pub(crate) fn end(&mut self, id: TransitionId) {
-        let Some(transition) = self.cycle.transitions.remove(&id) else { return };
+        let Some(mut transition) = self.cycle.transitions.remove(&id) else { return };
         if self.cycle.machine == Some(id) {
             self.cycle.machine = None;
         }
@@ -28,8 +28,14 @@ impl<F: File> Orchestrator<F> {
             Scope::Session(session) => {
                 self.end_session(session, &transition);
                 if transition.remove && transition.failure.is_none() {
-                    self.drop_session(session);
-                    removed = true;
+                    // What is late is still being undone: the session stays until that is over.
+                    match self.nothing_in_flight(session) {
+                        Ok(()) => {
+                            self.drop_session(session);
+                            removed = true;
+                        }
+                        Err(error) => transition.failure = Some(error),
+                    }
                 }
                 self.sessions.peek(session).map_or(State::Normal, |session| session.state)
             }

@@ -264,6 +264,10 @@ impl<F: File> Orchestrator<F> {
             return self.cycle.settled(job.owner);
         };
         let undoing = job.owner.is_none() && step == FileStep::Cancel;
+        if step == FileStep::Cancel && file.state == State::Normal && file.call.is_none() {
+            // What was late has returned and was undone already.
+            return self.cycle.settled(job.owner);
+        }
         if (file.call.is_some() || file.doomed) && !undoing {
             if step == FileStep::Cancel {
                 // It is undone when its late call returns.

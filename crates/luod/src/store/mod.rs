@@ -12,7 +12,7 @@
 
 mod batch;
 mod keeper;
-
+mod systemd;
 mod table;
 
 use std::future::Future;
@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use crate::keeper::Limits;
 pub use batch::{Batch, Change};
 pub use keeper::{Attached, KeeperStore};
-
+pub use systemd::{Inherited, Started, SystemdStore};
 pub use table::Table;
 
 /// Why the store could not do something.

@@ -33,10 +33,10 @@ const _: () = assert!(abi::FileRecord::MAX_SIZE <= luo_abi::keeper::MAX_RECORD);
 pub(crate) enum RecordError {
     /// Its bytes are damaged, or of a version that is not known here; or what is to be written
     /// does not fit.
-    #[error("a record of the keeper cannot be used: {0}")]
+    #[error(transparent)]
     Layout(#[from] abi::RecordError),
     /// It holds a name that the framework refuses.
-    #[error("a record of the keeper holds a name that is not allowed: {0}")]
+    #[error(transparent)]
     Name(Failure),
 }
 
