@@ -122,10 +122,10 @@ impl Keeper {
         fds: &mut Vec<OwnedFd>,
     ) -> Result<(OwnedFd, Instant), Errno> {
         let ready = self.worker.as_ref().is_some_and(|worker| worker.ready.is_some());
-        let busy = self.upgrade.is_some()
-            || self.exec.is_some()
-            || self.retiring.is_some()
-            || self.stopping.is_some();
+        // A keeper that is to be replaced waits for the worker before to end: no need to refuse.
+        let retiring = self.retiring.is_some() && header.flags.get() & flag::WORKER != 0;
+        let busy =
+            self.upgrade.is_some() || self.exec.is_some() || retiring || self.stopping.is_some();
         if busy || !ready {
             return Err(Errno::BUSY);
         }
