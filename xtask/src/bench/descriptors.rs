@@ -28,7 +28,7 @@ pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
     let daemon = Daemon::start(bencher, None)?;
     let mut rows = Vec::new();
     for kind in [Kind::Sockets, Kind::Eventfds] {
-        for (batch, batches) in [(1, 500), (16, 100), (MAX_DESCRIPTORS, 40)] {
+        for (batch, batches) in [(1, 500), (16, 100), (MAX_DESCRIPTORS, 32)] {
             bencher.measuring(&format!("{}, batches of {batch}", kind.name()));
             let best = measure(bencher, &daemon, kind, batch, batches)?;
             let row = |verb, ours| Row {

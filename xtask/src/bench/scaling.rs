@@ -42,7 +42,7 @@ pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
 
     let daemon = Daemon::start(bencher, None)?;
     // Beside them the worker and the keeper need some of their own.
-    let files = usize::try_from(limit.saturating_sub(2_000)).unwrap_or(FILES).min(FILES) / 10 * 10;
+    let files = usize::try_from(limit.saturating_sub(1_500)).unwrap_or(FILES).min(FILES) / 10 * 10;
     for kind in [Kind::Memfds, Kind::Eventfds] {
         let what = format!("{files} {} through luod", kind.name());
         bencher.measuring(&what);
@@ -50,7 +50,7 @@ pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
         rows.push(row(what, tenths, files));
     }
     // Two descriptors each in the worker, one here.
-    let sessions = usize::try_from(limit / 2).unwrap_or(SESSIONS).min(SESSIONS) / 10 * 10;
+    let sessions = usize::try_from(limit / 5 * 2).unwrap_or(SESSIONS).min(SESSIONS) / 10 * 10;
     let what = format!("{sessions} sessions through luod");
     bencher.measuring(&what);
     let tenths = best(bencher, 3, || sessions_in_luod(&daemon, sessions))?;
