@@ -1,4 +1,4 @@
-//! The workspace's own tool: `cargo xtask test`, `bench`, `dist`.
+//! The workspace's own tool: `cargo xtask demo`, `test`, `bench`, `dist`.
 //!
 //! One module a subcommand. A new one is a module with `Args` and `run`, a variant of [`Command`]
 //! and a line in [`main`]. What several of them need is in [`failure`], [`proc`] and
@@ -17,6 +17,7 @@ use clap::{Parser, Subcommand};
 use crate::workspace::Workspace;
 
 mod bench;
+mod demo;
 mod deny;
 mod dist;
 mod docs;
@@ -36,6 +37,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Update a service and luod itself under load, and show that nothing is lost.
+    Demo(demo::Args),
     /// Run every test and check that this machine can run; say what it cannot.
     Test(test::Args),
     /// Measure, each figure beside its limit or peer, and write docs/benchmarks.md.
@@ -50,6 +53,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = Workspace::find().and_then(|workspace| match cli.command {
+        Command::Demo(args) => demo::run(&workspace, &args),
         Command::Test(args) => test::run(&workspace, &args),
         Command::Bench(args) => bench::run(&workspace, &args),
         Command::Dist(args) => dist::run(&workspace, &args),

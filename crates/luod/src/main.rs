@@ -64,8 +64,6 @@ enum Failed {
     RuntimeDir(#[from] runtime_dir::RuntimeDirError),
     #[error(transparent)]
     Keeper(#[from] keeper::Error),
-    #[error("the keeper's state cannot be read: {0}")]
-    State(#[from] keeper::StateError),
     #[error(transparent)]
     Worker(#[from] WorkerError),
     #[error("{doing}: {source}")]
@@ -101,8 +99,16 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failed> {
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(ProcessRole::KeeperCheck) = arguments.role {
-        keeper::check()?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok(match keeper::check() {
+            Ok(proof) => {
+                println!("{proof}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                println!("{error}");
+                ExitCode::FAILURE
+            }
+        });
     }
     let mut config = Config::load(arguments.config.as_deref())?;
     if let Some(directory) = &arguments.runtime_dir {

@@ -518,6 +518,29 @@ fn a_keeper_that_cannot_take_over_is_not_executed() {
 }
 
 #[test]
+fn the_keeper_may_be_asked_for_while_the_worker_before_is_still_ending() {
+    let rig = Rig::new();
+    let (mut old, mut worker) = begun(&rig, "version-2", flag::WORKER, LONG);
+    worker.attach();
+    worker.load();
+    assert_eq!(worker.ask(op::READY), 0);
+    old.expect(op::QUIESCE);
+    assert_eq!(old.ask(op::QUIESCED), 0);
+    delta(&worker);
+    assert_eq!(worker.ask(op::READY), 0);
+    old.expect(op::RETIRE);
+    worker.expect(op::UPGRADED);
+    let (_, program) = rig.program("version-2");
+    assert_eq!(worker.upgrade(&program, flag::WORKER, LONG), errno(Errno::BUSY));
+    assert_eq!(worker.upgrade(&program, flag::KEEPER, LONG), 0);
+    assert!(!rig.log().contains("executing"));
+    old.exit(0);
+    let said = worker.expect(op::UPGRADED);
+    assert_eq!((said.flags, said.text()), (flag::KEEPER, ""));
+    assert_eq!(worker.load().len(), 3);
+}
+
+#[test]
 fn a_failed_upgrade_of_the_keeper_leaves_the_new_worker() {
     let rig = Rig::new();
     let (old, candidate) = begun(&rig, "incompatible", flag::WORKER | flag::KEEPER, LONG);

@@ -8,6 +8,7 @@ pub mod commands;
 mod connection;
 pub mod custody;
 mod glob;
+pub mod handover;
 mod journal;
 pub mod load;
 pub mod resp;

@@ -1,0 +1,86 @@
+//! `cargo xtask demo`: kv is updated, luod's worker is killed and luod is upgraded, all under load,
+//! and nothing is lost.
+//!
+//! ```text
+//! build ─▶ luod and kv v1 start ─▶ fill ─▶ │ nothing happens │ kv v1 → v2 │ luod's worker killed │
+//!     luod upgraded │ kv v2 → v1 │ ─▶ all data read back ─▶ the same update with little and with
+//!     much data ─▶ table, report, verdict
+//! ```
+//!
+//! Between the bars 64 connections set and get without a pause and check every byte.
+//!
+//! Invariants:
+//! - Every process that is started here is ended here: by its guard, and on SIGINT, SIGTERM and
+//!   SIGHUP as well.
+//! - A request that failed, a connection that dropped, a byte that differed is an error. A latency
+//!   beyond its target is a warning, and an error with `--strict` alone: on a busy machine it says
+//!   more about the machine.
+
+use std::path::PathBuf;
+
+use crate::failure::{Failed, Result};
+use crate::workspace::Workspace;
+
+mod chart;
+mod machine;
+mod outcome;
+mod processes;
+mod progress;
+mod report;
+mod sizes;
+mod steps;
+mod table;
+
+use outcome::Verdict;
+use processes::Programs;
+use sizes::Sizes;
+
+/// Options of `cargo xtask demo`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Little data and short steps; for tests.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Where to write the report [default: target/demo/report.html].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) report: Option<PathBuf>,
+    /// Also write the chart by itself, as an SVG image for documents.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) picture: Option<PathBuf>,
+    /// Fail also where a latency misses its target.
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+/// Runs the demonstration and shows what came of it.
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
+    processes::watch_signals()?;
+    let programs = Programs::build(workspace)?;
+    let wanted = if args.quick { Sizes::QUICK } else { Sizes::FULL };
+    let sizes = wanted.within(machine::available_bytes()?)?;
+    for shortage in &sizes.shortages {
+        println!("NOTE: {shortage}");
+    }
+    let outcome = steps::run(&programs, &sizes)?;
+
+    let path = args.report.clone().unwrap_or_else(|| workspace.target().join("demo/report.html"));
+    report::write(&path, &outcome)?;
+    if let Some(picture) = &args.picture {
+        report::write_picture(picture, &outcome)?;
+    }
+    print!("\n{}", table::text(&outcome));
+    println!("\nreport: {}", path.display());
+
+    let Verdict { errors, misses } = outcome.verdict();
+    for miss in &misses {
+        println!("WARNING: {miss}");
+    }
+    if !errors.is_empty() {
+        return Err(Failed::new(errors.join("; ")));
+    }
+    if args.strict && !misses.is_empty() {
+        return Err(Failed::new("a latency missed its target, and --strict was given"));
+    }
+    println!("Nothing failed, nothing was dropped, every byte was right.");
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! What was seen, and whether it is as it must be.
+
+use kv::load::{LoadReport, StepReport};
+use serde::Serialize;
+
+/// How long the update of a service may delay a request, in milliseconds.
+pub(super) const UPDATE_TARGET_MS: f64 = 50.0;
+/// How much slower than where nothing happens a request may be by the chance of scheduling, in
+/// milliseconds. What happens to luod must not show beyond this, nor what the size of the data does.
+pub(super) const NOISE_MS: f64 = 15.0;
+
+/// What a step does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Kind {
+    /// The load alone.
+    Nothing,
+    /// The service is replaced.
+    Service,
+    /// luod's worker is killed.
+    Kill,
+    /// luod is replaced.
+    Upgrade,
+}
+
+/// One step of the main part.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Step {
+    pub(super) kind: Kind,
+    /// What happened, as a title.
+    pub(super) title: String,
+    /// What happened, in more detail.
+    pub(super) detail: String,
+    /// How long the event took until all was as before, in milliseconds.
+    pub(super) took_ms: Option<f64>,
+    /// What the load saw from its event to the next.
+    pub(super) seen: StepReport,
+}
+
+/// Updates with one amount of data.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Compared {
+    pub(super) mib: u64,
+    /// Worst latency where nothing happened, in milliseconds.
+    pub(super) nothing_ms: f64,
+    /// Worst latency of each update, in milliseconds.
+    pub(super) worst_ms: Vec<f64>,
+    /// All of it, the reading back of all data included.
+    pub(super) load: LoadReport,
+}
+
+impl Compared {
+    /// The update in the middle: the worst of few says more about the machine.
+    pub(super) fn typical_ms(&self) -> f64 {
+        let mut worst = self.worst_ms.clone();
+        worst.sort_by(f64::total_cmp);
+        worst.get(worst.len() / 2).copied().unwrap_or_default()
+    }
+
+    /// The worst of all updates.
+    pub(super) fn worst_ms(&self) -> f64 {
+        self.worst_ms.iter().copied().fold(0.0, f64::max)
+    }
+}
+
+/// All that was seen.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Outcome {
+    pub(super) machine: String,
+    /// Share of the processors' time in which they worked, over the main part; 0 to 1.
+    pub(super) busy: Option<f64>,
+    pub(super) connections: usize,
+    pub(super) mib: u64,
+    pub(super) steps: Vec<Step>,
+    pub(super) load: LoadReport,
+    pub(super) compared: Vec<Compared>,
+    pub(super) shortages: Vec<String>,
+}
+
+/// What is wrong.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Verdict {
+    /// Something was lost, dropped or different.
+    pub(super) errors: Vec<String>,
+    /// Something took longer than it should.
+    pub(super) misses: Vec<String>,
+}
+
+impl Outcome {
+    /// The worst latency where nothing happens, in milliseconds.
+    pub(super) fn nothing_ms(&self) -> f64 {
+        let nothing = self.steps.iter().filter(|step| step.kind == Kind::Nothing);
+        nothing.map(|step| step.seen.worst_ms).fold(0.0, f64::max)
+    }
+
+    pub(super) fn verdict(&self) -> Verdict {
+        let mut verdict = Verdict::default();
+        let parts = std::iter::once((self.mib, &self.load))
+            .chain(self.compared.iter().map(|compared| (compared.mib, &compared.load)));
+        for (mib, load) in parts {
+            if !load.is_clean() {
+                verdict.errors.push(format!(
+                    "with {mib} MiB of data {} requests failed and {} connections were dropped; first: {}",
+                    load.total.failed,
+                    load.total.dropped,
+                    load.first_failure.as_deref().unwrap_or("unknown")
+                ));
+            }
+            if load.total.verified_bytes < mib << 20 {
+                verdict.errors.push(format!(
+                    "of {mib} MiB only {} bytes were read back",
+                    load.total.verified_bytes
+                ));
+            }
+        }
+        for step in &self.steps {
+            self.judge_step(step, &mut verdict);
+        }
+        for compared in &self.compared {
+            let worst = compared.worst_ms();
+            if worst > UPDATE_TARGET_MS {
+                verdict.misses.push(format!(
+                    "an update with {} MiB of data delayed a request by {worst:.1} ms; the target is \
+                     {UPDATE_TARGET_MS} ms",
+                    compared.mib
+                ));
+            }
+        }
+        if let [little, much] = self.compared.as_slice() {
+            let (little_ms, much_ms) = (little.typical_ms(), much.typical_ms());
+            if much_ms > little_ms + NOISE_MS {
+                verdict.misses.push(format!(
+                    "an update with {} MiB of data delays a request by {much_ms:.1} ms, with {} MiB by \
+                     {little_ms:.1} ms: it should not depend on the data",
+                    much.mib, little.mib
+                ));
+            }
+        }
+        verdict
+    }
+
+    fn judge_step(&self, step: &Step, verdict: &mut Verdict) {
+        let Step { kind, title, seen, .. } = step;
+        if seen.served == 0 {
+            verdict.errors.push(format!("{title}: no request was served"));
+        }
+        let worst = seen.worst_ms;
+        let nothing = self.nothing_ms();
+        match kind {
+            Kind::Nothing => {}
+            Kind::Service if worst > UPDATE_TARGET_MS => verdict.misses.push(format!(
+                "{title}: a request was delayed by {worst:.1} ms; the target is {UPDATE_TARGET_MS} ms"
+            )),
+            Kind::Service => {}
+            Kind::Kill | Kind::Upgrade if worst > nothing + NOISE_MS => {
+                verdict.misses.push(format!(
+                    "{title}: the worst request took {worst:.1} ms, and {nothing:.1} ms where nothing \
+                     happens: it should delay none"
+                ));
+            }
+            Kind::Kill | Kind::Upgrade => {}
+        }
+    }
+}
