@@ -13,7 +13,7 @@ use crate::exchange::{Answer, Prepared};
 use crate::options::Options;
 use crate::protocol::{
     Event, FileInfo, FileList, FinishMachine, Handover, ListFiles, MANAGER, Nothing,
-    ReleaseSession, Report, Reported, SessionInfo, SessionList, Status, Unclaimed, Upgrade,
+    ReleaseSession, Report, Reported, SessionInfo, SessionList, State, Status, Unclaimed, Upgrade,
     Upgraded, Watched,
 };
 
@@ -91,7 +91,13 @@ impl Manager {
     /// ENOENT, EPERM if another user owns it, EBUSY while the machine's update holds it.
     pub fn release(&self, session: &str) -> Result<(), Error> {
         let parameters = ReleaseSession { name: session.to_owned() };
-        self.ask::<Nothing>("ReleaseSession", &parameters).map(|_| ())
+        let answer = self.send("ReleaseSession", &parameters)?;
+        let repeated = answer.repeated;
+        match answer.decode::<Nothing>() {
+            // What a repeated request does not find, the first one took.
+            Err(Error::Refused(refusal)) if repeated && refusal.errno == "ENOENT" => Ok(()),
+            done => done.map(|_| ()),
+        }
     }
 
     /// Keeps all that can be kept while the workloads run.
@@ -99,7 +105,7 @@ impl Manager {
     /// # Errors
     /// EBUSY in a wrong state; what a handler or participant says: everything is then as before.
     pub fn prepare(&self) -> Result<Report, Error> {
-        self.event("Prepare", &Nothing {})
+        self.event("Prepare", State::Prepared, &Nothing {})
     }
 
     /// Keeps the rest: from here nothing may change.
@@ -107,7 +113,7 @@ impl Manager {
     /// # Errors
     /// As [`prepare`](Self::prepare); the state is normal then.
     pub fn freeze(&self) -> Result<Report, Error> {
-        self.event("Freeze", &Nothing {})
+        self.event("Freeze", State::Frozen, &Nothing {})
     }
 
     /// Undoes what [`prepare`](Self::prepare) and [`freeze`](Self::freeze) did.
@@ -115,7 +121,7 @@ impl Manager {
     /// # Errors
     /// EBUSY in a wrong state.
     pub fn cancel(&self) -> Result<Report, Error> {
-        self.event("Cancel", &Nothing {})
+        self.event("Cancel", State::Normal, &Nothing {})
     }
 
     /// Commits the handover and lets another luod begin on the other side.
@@ -123,7 +129,7 @@ impl Manager {
     /// # Errors
     /// EBUSY unless frozen; what the carrier says: the state is still frozen then.
     pub fn depart(&self) -> Result<Report, Error> {
-        self.event("Depart", &Nothing {})
+        self.event("Depart", State::Updated, &Nothing {})
     }
 
     /// Ends the live update of the machine.
@@ -131,7 +137,7 @@ impl Manager {
     /// # Errors
     /// EBUSY in a wrong state, if a file was not retrieved, or a handler cannot finish yet.
     pub fn finish(&self, unclaimed: Unclaimed) -> Result<Report, Error> {
-        self.event("Finish", &FinishMachine { unclaimed: Some(unclaimed) })
+        self.event("Finish", State::Normal, &FinishMachine { unclaimed: Some(unclaimed) })
     }
 
     /// Prepares and freezes for real, measures, and cancels.
@@ -139,7 +145,7 @@ impl Manager {
     /// # Errors
     /// As [`prepare`](Self::prepare).
     pub fn rehearse(&self) -> Result<Report, Error> {
-        self.event("Rehearse", &Nothing {})
+        self.ask::<Reported>("Rehearse", &Nothing {}).map(|reported| reported.report)
     }
 
     /// Replaces luod, by `binary` if one is given, else by the one that runs.
@@ -189,8 +195,32 @@ impl Manager {
         Ok(Watch { feed: Feed::new(target, call, self.options.deadline) })
     }
 
-    fn event(&self, method: &str, parameters: &impl Serialize) -> Result<Report, Error> {
-        self.ask::<Reported>(method, parameters).map(|reported| reported.report)
+    /// An event, which has taken place if it is repeated and the state is the one it leads to: then
+    /// what it measured is not known any more.
+    fn event(
+        &self,
+        method: &str,
+        leads_to: State,
+        parameters: &impl Serialize,
+    ) -> Result<Report, Error> {
+        let answer = self.send(method, parameters)?;
+        let repeated = answer.repeated;
+        match answer.decode::<Reported>() {
+            Err(Error::Refused(refusal)) if repeated && refusal.errno == "EBUSY" => {
+                let state = self.status()?.state;
+                if state != leads_to {
+                    return Err(refusal.into());
+                }
+                Ok(Report {
+                    event: method.to_lowercase(),
+                    state,
+                    microseconds: 0,
+                    timings: Vec::new(),
+                    left_out: Vec::new(),
+                })
+            }
+            reported => reported.map(|(reported, ..)| reported.report),
+        }
     }
 
     fn ask<R: DeserializeOwned>(
@@ -198,9 +228,12 @@ impl Manager {
         method: &str,
         parameters: &impl Serialize,
     ) -> Result<R, Error> {
+        self.send(method, parameters)?.decode().map(|(reply, ..)| reply)
+    }
+
+    fn send(&self, method: &str, parameters: &impl Serialize) -> Result<Answer, Error> {
         let call = Prepared::new(MANAGER, method, parameters, Vec::new())?;
-        let answer = self.lock().call(call, self.options.deadline)?;
-        answer.decode().map(|(reply, ..)| reply)
+        self.lock().call(call, self.options.deadline)
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {

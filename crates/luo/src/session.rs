@@ -248,7 +248,15 @@ impl Session {
     /// # Errors
     /// As [`prepare`](Self::prepare); the session is `normal` then.
     pub fn freeze(&self) -> Result<(), Error> {
-        self.event("Freeze", State::Frozen)
+        let deadline = Instant::now() + self.options.deadline;
+        loop {
+            match self.attempt("Freeze", State::Frozen)? {
+                Event::Done => return Ok(()),
+                // luod was restarted in the middle and has undone both phases.
+                Event::Undone(State::Normal, _) if Instant::now() < deadline => self.prepare()?,
+                Event::Undone(_, refusal) => return Err(refusal.into()),
+            }
+        }
     }
 
     /// Undoes [`prepare`](Self::prepare) and [`freeze`](Self::freeze).
@@ -290,21 +298,32 @@ impl Session {
     /// Ends the session at once: luod lets go of its files.
     ///
     /// # Errors
-    /// EBUSY while the machine's update holds it.
+    /// EBUSY while the machine's update holds it. That it has ended already is none.
     pub fn release(self) -> Result<(), Error> {
-        let answer = self.call(calls::plain("Release")?)?;
-        calls::done(answer)
+        match self.call(calls::plain("Release")?) {
+            // Whether it was this call, sent before luod was restarted, or somebody else's.
+            Err(Error::SessionGone) => Ok(()),
+            answer => calls::done(answer?),
+        }
+    }
+
+    fn event(&self, method: &str, leads_to: State) -> Result<(), Error> {
+        match self.attempt(method, leads_to)? {
+            Event::Done => Ok(()),
+            Event::Undone(_, refusal) => Err(refusal.into()),
+        }
     }
 
     /// An event, which has taken place if it is repeated and the state is the one it leads to.
-    fn event(&self, method: &str, leads_to: State) -> Result<(), Error> {
+    fn attempt(&self, method: &str, leads_to: State) -> Result<Event, Error> {
         let answer = self.call(calls::plain(method)?)?;
         let repeated = answer.repeated;
         match calls::done(answer) {
             Err(Error::Refused(refusal)) if repeated && refusal.errno == "EBUSY" => {
-                if self.info()?.state == leads_to { Ok(()) } else { Err(refusal.into()) }
+                let state = self.info()?.state;
+                Ok(if state == leads_to { Event::Done } else { Event::Undone(state, refusal) })
             }
-            other => other,
+            other => other.map(|()| Event::Done),
         }
     }
 
@@ -321,6 +340,13 @@ impl Session {
     fn lock(&self) -> MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What came of an event that may have been sent again.
+enum Event {
+    Done,
+    /// The repetition was refused, in this state.
+    Undone(State, Refusal),
 }
 
 /// The one verdict on a batch of one.
