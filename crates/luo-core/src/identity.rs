@@ -85,3 +85,63 @@ impl<F: File> Index<F> {
         self.map.remove(key);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use core::{cell::Cell, cmp::Ordering};
+
+    use super::*;
+
+    std::thread_local! {
+        static ORDERED: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// An identity, and what tells files with the same one apart.
+    #[derive(Clone)]
+    struct Pair(u64, u64);
+
+    impl File for Pair {
+        fn identity(&self) -> Identity {
+            Identity([0, self.0])
+        }
+        fn order(&self, other: &Self) -> Ordering {
+            assert_eq!(self.0, other.0, "only files with equal identities are compared");
+            ORDERED.set(ORDERED.get() + 1);
+            self.1.cmp(&other.1)
+        }
+        fn pinned(&self) -> u64 {
+            0
+        }
+    }
+
+    fn add(index: &mut Index<Pair>, file: Pair, at: u64) -> Result<(), Place> {
+        let vacancy = index.vacancy(Key::of(&file, HandlerId(0), None))?;
+        vacancy.insert((SessionId(1), Token(at)));
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_among_many_with_the_same_identity_is_found_without_walking() {
+        let mut index = Index::new();
+        for n in 0..10_000 {
+            add(&mut index, Pair(7, n * 7919 % 10_007), n).unwrap();
+        }
+        ORDERED.set(0);
+        assert_eq!(add(&mut index, Pair(7, 7919), 0), Err((SessionId(1), Token(1))));
+        assert!(ORDERED.get() < 100, "{} comparisons among 10,000", ORDERED.get());
+    }
+
+    #[test]
+    fn files_with_different_identities_are_never_compared() {
+        let mut index = Index::new();
+        ORDERED.set(0);
+        for n in 0..1000 {
+            add(&mut index, Pair(n, 0), n).unwrap();
+        }
+        assert_eq!(ORDERED.get(), 0);
+        let gone = Key::of(&Pair(5, 0), HandlerId(0), None);
+        index.remove(&gone);
+        assert_eq!(index.find(&gone), None);
+        add(&mut index, Pair(5, 0), 5).unwrap();
+    }
+}

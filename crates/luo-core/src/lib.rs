@@ -6,6 +6,8 @@
 #![no_std]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 mod arrive;
 mod call;
@@ -55,3 +57,8 @@ pub use session::{
 };
 pub use state::{Event, Scope, State, Status};
 pub use subsystem::Subsystem;
+
+/// The guide for authors of handlers: its example is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/guide-handlers.md")]
+mod guide {}

@@ -155,3 +155,40 @@ pub struct Status {
     /// The handover is committed: the other side may begin at any moment. Only while `frozen`.
     pub departed: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exactly_the_drawn_transitions_are_legal() {
+        use Event::*;
+        use State::*;
+        let drawn = [
+            (Normal, Prepare, Prepared),
+            (Prepared, Freeze, Frozen),
+            (Frozen, Depart, Frozen),
+            (Normal, Arrive, Updated),
+            (Updated, Finish, Normal),
+            (Prepared, Cancel, Normal),
+            (Frozen, Cancel, Normal),
+        ];
+        for state in [Normal, Prepared, Frozen, Updated] {
+            for event in [Prepare, Freeze, Depart, Arrive, Finish, Cancel] {
+                let to = drawn.iter().find(|(from, by, _)| (*from, *by) == (state, event));
+                assert_eq!(state.after(event), to.map(|(.., to)| *to).ok_or(Errno::Busy));
+            }
+        }
+    }
+
+    #[test]
+    fn words_lead_back_to_what_they_name() {
+        for state in [State::Normal, State::Prepared, State::Frozen, State::Updated] {
+            assert_eq!(State::from_name(state.name()), Some(state));
+        }
+        for event in [Event::Prepare, Event::Freeze, Event::Depart, Event::Cancel] {
+            assert_eq!(Event::from_name(event.name()), Some(event));
+        }
+        assert_eq!((State::from_name("Normal"), Event::from_name("")), (None, None));
+    }
+}

@@ -190,7 +190,7 @@ impl<F: File> Orchestrator<F> {
 
     /// Takes out participants that have gone, where the machine is at rest.
     pub(crate) fn remove_gone(&mut self) {
-        if self.machine_at_rest("").is_err() {
+        if !self.subsystems.iter().any(|sub| sub.gone) || self.machine_at_rest("").is_err() {
             return;
         }
         while let Some(at) = self.subsystems.iter().position(|sub| sub.gone && sub.call.is_none()) {

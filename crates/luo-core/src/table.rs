@@ -2,8 +2,9 @@
 //!
 //! Invariants:
 //! - Ids ascend and are never used twice; a name leads to one session.
-//! - Every lookup is O(log n), and what is there never moves when more comes: all maps are ordered
-//!   ones.
+//! - Every lookup is O(1) or O(log n). What there may be very much of is in ordered maps, where
+//!   nothing that is there moves when more comes; only names are hashed, because comparing them
+//!   costs more than that.
 
 use alloc::{
     collections::{BTreeMap, BTreeSet},
@@ -11,6 +12,8 @@ use alloc::{
     string::ToString,
     vec::Vec,
 };
+
+use hashbrown::HashMap;
 
 use crate::{
     CallId, Compatible, Criticality, Errno, Error, File, Handle, Identity, Level, Owner, Policy,
@@ -156,14 +159,14 @@ impl<F: File> Session<F> {
 
 pub(crate) struct Sessions<F> {
     map: BTreeMap<SessionId, Session<F>>,
-    names: BTreeMap<SessionName, SessionId>,
+    names: HashMap<SessionName, SessionId>,
     expiry: BTreeSet<(u64, SessionId)>,
     pub(crate) next: u64,
 }
 
 impl<F: File> Sessions<F> {
-    pub(crate) const fn new() -> Self {
-        Self { map: BTreeMap::new(), names: BTreeMap::new(), expiry: BTreeSet::new(), next: 1 }
+    pub(crate) fn new() -> Self {
+        Self { map: BTreeMap::new(), names: HashMap::new(), expiry: BTreeSet::new(), next: 1 }
     }
 
     pub(crate) fn insert(&mut self, session: Session<F>) -> Result<SessionId, Error> {

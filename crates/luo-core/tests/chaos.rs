@@ -255,7 +255,7 @@ impl Chaos {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
 
     #[test]
     fn every_transition_ends_once_and_nothing_is_left(ops in prop::collection::vec(op(), 1..200)) {

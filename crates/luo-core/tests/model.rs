@@ -156,26 +156,20 @@ impl Model {
             }
             self.files(at).filter(|file| file.state == from).for_each(|file| file.level = level);
         }
-        let fails = |file: &Out| fails.contains(&format!("{phase} {}", file.id));
-        let doomed = self.files(at).any(|f| f.state == from && fails(f) && (!f.optional || alone));
         for file in self.files(at).filter(|file| file.state == from) {
-            if fails(file) {
-                // Left out: of a failed transition it does not matter, it is cancelled anyway.
-                if file.optional && !alone {
-                    file.left_out = true;
-                }
-                if !doomed {
-                    file.state = Normal;
-                }
-            } else if !doomed {
+            if !fails.contains(&format!("{phase} {}", file.id)) {
                 file.state = to;
                 file.level = level;
                 file.left_out = false;
-            } else if freeze {
-                // One at a time: whether it came before the failure does not show in the end.
+            } else if file.optional && !alone {
+                file.left_out = true;
+                file.state = Normal;
+            } else {
+                // What comes after it is not asked any more.
+                return false;
             }
         }
-        !doomed
+        true
     }
 
     /// Undoes what `level` did, or everything.

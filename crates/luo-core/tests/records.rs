@@ -197,8 +197,10 @@ fn a_machine_at_rest_in_every_state_is_the_same_after_a_restore() {
         let id = next.core.finish(Scope::Machine, options).unwrap();
         next.run();
         assert!(next.report(id).result.is_ok());
-        let shared_calls = next.log().iter().filter(|call| call.contains("shared")).count();
-        assert_eq!(shared_calls, 0, "file 1 goes on, and 3 needed no second retrieval of it");
+        let log = next.log();
+        let calls = |call: &str| log.iter().filter(|made| *made == call).count();
+        assert_eq!(calls("retrieve shared toy"), 0, "it was retrieved on the side before");
+        assert_eq!(calls("finish shared toy"), usize::from(shared));
     }
 }
 

@@ -366,6 +366,15 @@ impl AsFd for Memory {
     }
 }
 
+impl TryFrom<OwnedFd> for Memory {
+    type Error = MemoryError;
+
+    /// As [`from_fd`](Memory::from_fd).
+    fn try_from(fd: OwnedFd) -> Result<Self, MemoryError> {
+        Self::from_fd(fd)
+    }
+}
+
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Memory")

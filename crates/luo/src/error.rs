@@ -19,8 +19,23 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// luod's socket cannot be reached, for another reason than that no luod runs: EACCES where its
+    /// directory or the socket itself is closed to this user, ENAMETOOLONG for a path of more than
+    /// 107 bytes.
+    #[error(
+        "cannot connect to luod at {}: {source}; check the path and who may use it", socket.display()
+    )]
+    Unreachable {
+        /// The socket that was tried.
+        socket: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Nothing came in time. Whether the request took effect is not known.
-    #[error("luod did not answer {method} within {} ms", deadline.as_millis())]
+    #[error(
+        "luod did not answer {method} within {} ms{}; whether it took effect is not known: ask for \
+         the state, then try again or allow more time", deadline.as_millis(), and_last(source)
+    )]
     DeadlineExceeded {
         /// The method that was called.
         method: String,
@@ -33,8 +48,11 @@ pub enum Error {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// The session is gone: it was released, or luod was stopped for good.
-    #[error("the session is gone: luod has ended it or was stopped")]
+    #[error("the session is gone: luod has ended it or was stopped; open it anew by its name")]
     SessionGone,
+    /// The descriptor is not a session's.
+    #[error("the descriptor is not a session's; pass on what `Session::descriptor` gives")]
+    NotASession,
     /// luod holds everything but cannot serve.
     #[error("luod cannot serve: {reason}")]
     WorkerFailed {
@@ -74,9 +92,22 @@ impl Error {
         }
     }
 
+    /// Whether luod refused the request with this errno.
+    pub(crate) fn is(&self, errno: &str) -> bool {
+        self.errno() == Some(errno)
+    }
+
+    pub(crate) fn protocol(method: &str, reason: impl Into<String>) -> Self {
+        Self::Protocol { method: method.to_owned(), reason: reason.into() }
+    }
+
     pub(crate) fn system(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::System { doing, source }
     }
+}
+
+fn and_last(last: &Option<Box<Error>>) -> String {
+    last.as_ref().map_or_else(String::new, |last| format!(" (last: {last})"))
 }
 
 /// luod refused a request, or one file of it.
@@ -87,7 +118,7 @@ pub struct Refusal {
     pub errno: String,
     /// A sentence a person understands.
     pub reason: String,
-    /// The file it is about.
+    /// The file it is about, where it is about one.
     pub token: Option<u64>,
     /// Where it happened, in more detail, where luod told.
     pub failure: Option<Box<protocol::Failure>>,

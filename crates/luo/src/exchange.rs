@@ -3,6 +3,7 @@
 //! the same exchange.
 //!
 //! Invariants:
+//! - A reply that no call waits for is an error, whatever it says.
 //! - Calls are answered in the order in which they were sent; at most [`WINDOW`] are on their way.
 //! - A call that had no answer when the connection broke is sent again as it was, with the same
 //!   request number, so that luod can tell a repetition from a new request.
@@ -14,10 +15,14 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Refusal};
 use crate::protocol::{self, Call};
-use crate::wire::Frame;
+use crate::wire::{Frame, WireError};
 
 /// Calls that may be on their way at once: enough to keep luod and its keeper busy.
 pub(crate) const WINDOW: usize = 4;
+/// Bytes of an answer that comes in parts, all together.
+const ANSWER_BYTES: usize = 256 * 1024 * 1024;
+/// Characters of an unknown error's parameters that its message shows.
+const SHOWN: usize = 200;
 
 /// One call, ready to be sent any number of times.
 #[derive(Debug)]
@@ -26,6 +31,8 @@ pub(crate) struct Prepared<'fd> {
     /// The frame with its zero byte.
     pub(crate) bytes: Vec<u8>,
     pub(crate) descriptors: Vec<BorrowedFd<'fd>>,
+    /// Whether replies come in parts.
+    more: bool,
 }
 
 impl<'fd> Prepared<'fd> {
@@ -56,12 +63,10 @@ impl<'fd> Prepared<'fd> {
     ) -> Result<Self, Error> {
         let method = format!("{interface}.{method}");
         let call = Call { method: &method, parameters, more, oneway: false };
-        let mut bytes = serde_json::to_vec(&call).map_err(|error| Error::Protocol {
-            method: method.clone(),
-            reason: error.to_string(),
-        })?;
+        let mut bytes = serde_json::to_vec(&call)
+            .map_err(|error| Error::protocol(&method, error.to_string()))?;
         bytes.push(0);
-        Ok(Self { method, bytes, descriptors })
+        Ok(Self { method, bytes, descriptors, more })
     }
 }
 
@@ -69,7 +74,8 @@ impl<'fd> Prepared<'fd> {
 #[derive(Debug)]
 pub(crate) struct Answer {
     method: String,
-    frame: Frame,
+    /// One reply, or all of a call whose replies come in parts.
+    parts: Vec<Frame>,
     /// Whether the call was sent more than once.
     pub(crate) repeated: bool,
 }
@@ -85,46 +91,73 @@ struct Envelope<'a> {
     error: Option<std::borrow::Cow<'a, str>>,
 }
 
+impl<'a> Envelope<'a> {
+    fn read(method: &str, frame: &'a Frame) -> Result<Self, Error> {
+        serde_json::from_slice(&frame.text).map_err(|bad| Error::protocol(method, bad.to_string()))
+    }
+}
+
+/// One reply's parameters, and whether more replies follow.
+pub(crate) fn read<R: DeserializeOwned>(method: &str, frame: &Frame) -> Result<(R, bool), Error> {
+    let envelope = Envelope::read(method, frame)?;
+    let parameters = envelope.parameters.map_or("{}", |raw| raw.get());
+    match envelope.error {
+        None => Ok((parse(method, parameters)?, envelope.continues)),
+        Some(error) => Err(refused(method, &error, parameters)?),
+    }
+}
+
+fn parse<R: DeserializeOwned>(method: &str, parameters: &str) -> Result<R, Error> {
+    serde_json::from_str(parameters).map_err(|bad| Error::protocol(method, bad.to_string()))
+}
+
+/// What an error reply says; `Err` if it cannot be understood itself.
+fn refused(method: &str, error: &str, parameters: &str) -> Result<Error, Error> {
+    Ok(match error {
+        "io.luo.Failed" => {
+            let failed: protocol::Failed = parse(method, parameters)?;
+            Error::Refused(failed.failure.into())
+        }
+        "io.luo.Session.Failed" => {
+            let failed: protocol::SessionFailed = parse(method, parameters)?;
+            Error::Refused(Refusal {
+                errno: failed.errno,
+                reason: failed.reason,
+                token: failed.token,
+                failure: None,
+            })
+        }
+        "io.luo.WorkerFailed" => {
+            let failed: protocol::WorkerFailed = parse(method, parameters)?;
+            Error::WorkerFailed { reason: failed.reason }
+        }
+        other => {
+            let shown: String = parameters.chars().take(SHOWN).collect();
+            Error::protocol(method, format!("error {other} {shown}"))
+        }
+    })
+}
+
 impl Answer {
-    pub(crate) fn new(method: &str, frame: Frame) -> Self {
-        Self { method: method.to_owned(), frame, repeated: false }
+    /// The reply's parameters and descriptors.
+    pub(crate) fn decode<R: DeserializeOwned>(self) -> Result<(R, Vec<OwnedFd>), Error> {
+        let mut parts = self.parts.into_iter();
+        let (Some(frame), None) = (parts.next(), parts.next()) else {
+            return Err(Error::protocol(&self.method, "it came in parts"));
+        };
+        match read(&self.method, &frame)? {
+            (_, true) => Err(Error::protocol(&self.method, "it came in parts")),
+            (reply, false) => Ok((reply, frame.descriptors)),
+        }
     }
 
-    /// The reply's parameters and descriptors, and whether more replies follow.
-    pub(crate) fn decode<R: DeserializeOwned>(self) -> Result<(R, Vec<OwnedFd>, bool), Error> {
-        let method = self.method;
-        let bad = |error: serde_json::Error| Error::Protocol {
-            method: method.clone(),
-            reason: error.to_string(),
-        };
-        let envelope: Envelope<'_> = serde_json::from_slice(&self.frame.text).map_err(bad)?;
-        let parameters = envelope.parameters.map_or("{}", |raw| raw.get());
-        let Some(error) = envelope.error else {
-            let reply = serde_json::from_str(parameters).map_err(bad)?;
-            return Ok((reply, self.frame.descriptors, envelope.continues));
-        };
-        Err(match error.as_ref() {
-            "io.luo.Failed" => {
-                let failed: protocol::Failed = serde_json::from_str(parameters).map_err(bad)?;
-                Error::Refused(failed.failure.into())
-            }
-            "io.luo.Session.Failed" => {
-                let failed: protocol::SessionFailed =
-                    serde_json::from_str(parameters).map_err(bad)?;
-                Error::Refused(Refusal {
-                    errno: failed.errno,
-                    reason: failed.reason,
-                    token: failed.token,
-                    failure: None,
-                })
-            }
-            "io.luo.WorkerFailed" => {
-                let failed: protocol::WorkerFailed =
-                    serde_json::from_str(parameters).map_err(bad)?;
-                Error::WorkerFailed { reason: failed.reason }
-            }
-            other => Error::Protocol { method, reason: format!("error {other} {parameters}") },
-        })
+    /// The parameters of all replies.
+    pub(crate) fn decode_parts<R: DeserializeOwned>(self) -> Result<Vec<R>, Error> {
+        self.parts.iter().map(|frame| read(&self.method, frame).map(|(reply, _)| reply)).collect()
+    }
+
+    pub(crate) fn method(&self) -> &str {
+        &self.method
     }
 }
 
@@ -133,24 +166,29 @@ impl Answer {
 pub(crate) struct Exchange<'fd> {
     calls: Vec<Prepared<'fd>>,
     sent: usize,
-    /// The most that was ever sent: beyond it nothing is a repetition.
-    reached: usize,
+    /// The most that was sent whole on a connection that broke: beyond it nothing is a repetition,
+    /// as a call of which luod has only a part has no effect.
+    repeated: usize,
     answers: Vec<Answer>,
+    /// Of the answer that comes now, what is here.
+    parts: Vec<Frame>,
+    part_bytes: usize,
 }
 
 impl<'fd> Exchange<'fd> {
     pub(crate) fn new(calls: Vec<Prepared<'fd>>) -> Self {
-        Self { calls, sent: 0, reached: 0, answers: Vec::new() }
+        Self { calls, sent: 0, repeated: 0, answers: Vec::new(), parts: Vec::new(), part_bytes: 0 }
     }
 
     /// The call to send now, if any may be sent.
     pub(crate) fn to_send(&self) -> Option<&Prepared<'fd>> {
-        if self.sent - self.answers.len() >= WINDOW {
+        if self.sent.saturating_sub(self.answers.len()) >= WINDOW {
             return None;
         }
         self.calls.get(self.sent)
     }
 
+    /// A call was sent whole.
     pub(crate) fn sent(&mut self) {
         self.sent += 1;
     }
@@ -160,25 +198,58 @@ impl<'fd> Exchange<'fd> {
         self.answers.len() < self.calls.len()
     }
 
+    /// How many calls have their answer.
+    pub(crate) fn answered_count(&self) -> usize {
+        self.answers.len()
+    }
+
+    /// Whether a call may have taken effect without its answer having come.
+    pub(crate) fn is_repeated(&self) -> bool {
+        self.repeated > 0
+    }
+
     /// The method whose answer comes next, for messages.
     pub(crate) fn waiting_for(&self) -> &str {
         self.calls.get(self.answers.len()).map_or("", |call| &call.method)
     }
 
-    pub(crate) fn answered(&mut self, frame: Frame) {
+    /// Takes a reply in.
+    ///
+    /// # Errors
+    /// A reply to nothing, or in parts without end: the connection is not to be used any more.
+    pub(crate) fn answered(&mut self, mut frame: Frame) -> Result<(), Error> {
         let index = self.answers.len();
-        let method = self.waiting_for().to_owned();
-        self.answers.push(Answer { method, frame, repeated: index < self.reached });
+        let Some(call) = self.calls.get(index).filter(|_| index < self.sent) else {
+            return Err(Error::protocol(self.waiting_for(), "a reply came that nobody asked for"));
+        };
+        let method = call.method.clone();
+        if call.more && Envelope::read(&method, &frame)?.continues {
+            self.part_bytes = self.part_bytes.saturating_add(frame.text.len());
+            if self.part_bytes > ANSWER_BYTES {
+                return Err(WireError::TooLong { limit: ANSWER_BYTES }.into());
+            }
+            // Only a reply that comes whole brings descriptors.
+            frame.descriptors.clear();
+            self.parts.push(frame);
+            return Ok(());
+        }
+        let mut parts = std::mem::take(&mut self.parts);
+        parts.push(frame);
+        self.part_bytes = 0;
+        self.answers.push(Answer { method, parts, repeated: index < self.repeated });
+        Ok(())
     }
 
     /// The connection broke: what was not answered is sent again.
     pub(crate) fn lost(&mut self) {
-        self.reached = self.reached.max(self.sent);
+        self.repeated = self.repeated.max(self.sent);
         self.sent = self.answers.len();
+        self.parts.clear();
+        self.part_bytes = 0;
     }
 
-    pub(crate) fn into_answers(self) -> Vec<Answer> {
-        self.answers
+    pub(crate) fn take_answers(&mut self) -> Vec<Answer> {
+        std::mem::take(&mut self.answers)
     }
 }
 
@@ -198,40 +269,80 @@ mod tests {
         Frame { text: text.as_bytes().to_vec(), descriptors: Vec::new() }
     }
 
+    fn send(exchange: &mut Exchange<'_>) {
+        assert!(exchange.to_send().is_some());
+        exchange.sent();
+    }
+
+    fn repeated(exchange: &mut Exchange<'_>) -> Vec<bool> {
+        exchange.take_answers().iter().map(|answer| answer.repeated).collect()
+    }
+
     #[test]
     fn no_more_than_a_window_is_on_its_way() {
         let mut exchange = exchange(WINDOW + 1);
         for _ in 0..WINDOW {
-            assert!(exchange.to_send().is_some());
-            exchange.sent();
+            send(&mut exchange);
         }
         assert!(exchange.to_send().is_none());
-        exchange.answered(frame("{}"));
+        exchange.answered(frame("{}")).unwrap();
         assert!(exchange.to_send().is_some());
     }
 
     #[test]
     fn only_what_had_no_answer_is_sent_again_and_known_as_repeated() {
         let mut exchange = exchange(3);
-        exchange.sent();
-        exchange.sent();
-        exchange.answered(frame("{}"));
+        send(&mut exchange);
+        send(&mut exchange);
+        exchange.answered(frame("{}")).unwrap();
         exchange.lost();
-        assert!(exchange.to_send().is_some());
-        exchange.sent();
-        exchange.sent();
-        exchange.answered(frame("{}"));
-        exchange.answered(frame("{}"));
+        send(&mut exchange);
+        send(&mut exchange);
+        exchange.answered(frame("{}")).unwrap();
+        exchange.answered(frame("{}")).unwrap();
         assert!(!exchange.is_waiting());
-        let repeated: Vec<bool> =
-            exchange.into_answers().iter().map(|answer| answer.repeated).collect();
-        assert_eq!(repeated, [false, true, false]);
+        assert_eq!(repeated(&mut exchange), [false, true, false]);
+    }
+
+    #[test]
+    fn a_call_that_was_not_sent_whole_is_no_repetition() {
+        let mut exchange = exchange(1);
+        exchange.lost();
+        send(&mut exchange);
+        exchange.answered(frame("{}")).unwrap();
+        assert_eq!(repeated(&mut exchange), [false]);
+    }
+
+    #[test]
+    fn a_reply_to_nothing_is_an_error_also_while_calls_wait_to_be_sent() {
+        let mut exchange = exchange(WINDOW + 1);
+        assert!(matches!(exchange.answered(frame("{}")), Err(Error::Protocol { .. })));
+        send(&mut exchange);
+        exchange.answered(frame("{}")).unwrap();
+        assert!(matches!(exchange.answered(frame("{}")), Err(Error::Protocol { .. })));
+    }
+
+    #[test]
+    fn parts_are_gathered_and_forgotten_when_the_connection_breaks() {
+        let call = || Prepared::streaming("io.luo", "ListFiles", &Nothing {}).unwrap();
+        let mut exchange = Exchange::new(vec![call()]);
+        let part = || frame(r#"{"continues":true}"#);
+        send(&mut exchange);
+        exchange.answered(part()).unwrap();
+        exchange.answered(part()).unwrap();
+        exchange.lost();
+        send(&mut exchange);
+        exchange.answered(part()).unwrap();
+        assert!(exchange.is_waiting());
+        exchange.answered(frame("{}")).unwrap();
+        let answer = exchange.take_answers().pop().unwrap();
+        assert_eq!(answer.decode_parts::<Nothing>().unwrap().len(), 2);
     }
 
     #[test]
     fn an_error_reply_keeps_errno_and_reason() {
         let text = r#"{"error":"io.luo.Failed","parameters":{"failure":{"errno":"EBUSY","reason":"no","token":7}}}"#;
-        match Answer::new("m", frame(text)).decode::<Nothing>() {
+        match read::<Nothing>("m", &frame(text)) {
             Err(Error::Refused(refusal)) => {
                 assert_eq!((refusal.errno.as_str(), refusal.token), ("EBUSY", Some(7)));
             }
@@ -241,11 +352,17 @@ mod tests {
 
     #[test]
     fn nonsense_is_a_protocol_error() {
-        for text in ["", "{", "7", r#"{"error":"x.Y"}"#] {
-            assert!(matches!(
-                Answer::new("m", frame(text)).decode::<Nothing>(),
-                Err(Error::Protocol { .. })
-            ));
+        for text in ["", "{", "7", r#"{"error":"x.Y"}"#, "\u{0}\u{1}"] {
+            assert!(matches!(read::<Nothing>("m", &frame(text)), Err(Error::Protocol { .. })));
         }
+    }
+
+    #[test]
+    fn a_reply_that_says_more_follows_is_no_answer_to_a_plain_call() {
+        let mut exchange = exchange(1);
+        send(&mut exchange);
+        exchange.answered(frame(r#"{"continues":true}"#)).unwrap();
+        let answer = exchange.take_answers().pop().unwrap();
+        assert!(matches!(answer.decode::<Nothing>(), Err(Error::Protocol { .. })));
     }
 }

@@ -33,14 +33,15 @@ impl Options {
         Self::default()
     }
 
-    /// Another socket.
+    /// Another socket, a path of at most 107 bytes.
     #[must_use]
     pub fn socket(mut self, path: impl AsRef<Path>) -> Self {
         self.socket = path.as_ref().to_owned();
         self
     }
 
-    /// Another deadline for every call, the time to connect again included.
+    /// Another deadline for every call, the time to connect again included. Zero asks, but does not
+    /// wait for an answer; one of more than some centuries is none.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
@@ -52,5 +53,23 @@ impl Options {
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
         self
+    }
+}
+
+/// How a participant takes part.
+#[derive(Debug, Clone)]
+pub struct ParticipantOptions {
+    /// How to reach luod.
+    pub options: Options,
+    /// Whether its failure cancels an update. Default true.
+    pub required: bool,
+    /// How long each of its calls may take, in whole milliseconds on the wire. Default, and the
+    /// most, is what luod is configured for.
+    pub deadline: Option<Duration>,
+}
+
+impl Default for ParticipantOptions {
+    fn default() -> Self {
+        Self { options: Options::default(), required: true, deadline: None }
     }
 }

@@ -1,15 +1,13 @@
 //! Sessions: named containers of files that outlive the process that made them.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, OwnedFd};
 
+use crate::blocking::{Blocking, now};
 use crate::calls::{self, Recalled, Verdict};
-use crate::connection::{Connection, Target};
+use crate::client;
 use crate::error::{Error, Refusal};
-use crate::exchange::Prepared;
 use crate::options::Options;
-use crate::protocol::{Info, SESSION, State, Unclaimed};
+use crate::protocol::{Info, Unclaimed};
 
 /// A session, with an API that blocks.
 ///
@@ -18,15 +16,18 @@ use crate::protocol::{Info, SESSION, State, Unclaimed};
 /// holds a copy of its descriptor, and after that as its policy says; dropping this value closes
 /// one copy.
 ///
+/// It can be used from several threads at once: each call under way has a connection of its own, so
+/// none waits for another's. Files that come in great numbers are better given in batches.
+///
 /// # Errors
-/// Every call can fail with [`Error::DeadlineExceeded`], [`Error::SessionGone`] and the other ways
-/// in which luod cannot be talked to. What luod itself refuses is [`Error::Refused`] with the
-/// errno that is named at each call.
+/// Every call can fail with [`Error::DeadlineExceeded`], [`Error::SessionGone`],
+/// [`Error::WorkerFailed`] and the other ways in which luod cannot be talked to. What luod itself
+/// refuses is [`Error::Refused`] with the errno that is named at each call. A request whose answer
+/// was lost is sent again by itself; where it then turns out that it had taken effect the first
+/// time, that is a success.
 #[derive(Debug)]
 pub struct Session {
-    connection: Mutex<Connection>,
-    options: Options,
-    name: String,
+    client: client::Session<Blocking>,
 }
 
 impl Session {
@@ -35,9 +36,10 @@ impl Session {
     /// that one has closed it.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] where no luod runs; EPERM if another user owns it; EBUSY if another
-    /// process still holds it at the deadline; ENOSPC if a limit is reached; EINVAL or
-    /// ENAMETOOLONG for a bad name.
+    /// [`Error::Unavailable`] where no luod runs, [`Error::Unreachable`] where its socket is closed
+    /// to this user; EPERM if another user owns the session; EBUSY if another process still holds
+    /// it at the deadline; ENOSPC if a limit is reached; EINVAL or ENAMETOOLONG for a name that is
+    /// not 1 to 63 printable bytes without `/`.
     pub fn open(name: &str) -> Result<Self, Error> {
         Self::open_with(name, Options::default())
     }
@@ -47,31 +49,26 @@ impl Session {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_with(name: &str, options: Options) -> Result<Self, Error> {
-        let deadline = Instant::now() + options.deadline;
-        loop {
-            match Self::claim_with(name, options.clone()) {
-                Err(Error::Refused(refusal)) if refusal.errno == "ENOENT" => {}
-                other => return other,
-            }
-            match Self::create_with(name, options.clone()) {
-                // Somebody made it in between.
-                Err(Error::Refused(refusal))
-                    if refusal.errno == "EEXIST" && Instant::now() < deadline => {}
-                other => return other,
-            }
-        }
+        let client = now(client::Session::open(name, options))?;
+        Ok(Self { client })
     }
 
-    /// As [`open`](Self::open), or `None` where no luod runs, so that a service can do without.
+    /// As [`open`](Self::open), or `None` where no luod runs, so that a service can do without. A
+    /// luod that is there but cannot be used is an error, so that nobody goes without by mistake.
     ///
     /// # Errors
     /// As [`open`](Self::open), but for [`Error::Unavailable`].
     pub fn connect_or_none(name: &str) -> Result<Option<Self>, Error> {
-        match Self::open(name) {
-            Ok(session) => Ok(Some(session)),
-            Err(Error::Unavailable { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
+        Self::connect_or_none_with(name, Options::default())
+    }
+
+    /// As [`connect_or_none`](Self::connect_or_none), with options.
+    ///
+    /// # Errors
+    /// As [`connect_or_none`](Self::connect_or_none).
+    pub fn connect_or_none_with(name: &str, options: Options) -> Result<Option<Self>, Error> {
+        let client = now(client::Session::open_or_none(name, options))?;
+        Ok(client.map(|client| Self { client }))
     }
 
     /// Makes a session.
@@ -79,8 +76,8 @@ impl Session {
     /// # Errors
     /// EEXIST if the name is taken, and as [`open`](Self::open).
     pub fn create_with(name: &str, options: Options) -> Result<Self, Error> {
-        let call = calls::create(name, &options)?;
-        Self::given(call, name, options)
+        let client = now(client::Session::create(name, options))?;
+        Ok(Self { client })
     }
 
     /// Takes over a session that nobody holds any more.
@@ -88,51 +85,41 @@ impl Session {
     /// # Errors
     /// ENOENT if there is none, and as [`open`](Self::open).
     pub fn claim_with(name: &str, options: Options) -> Result<Self, Error> {
-        let wait = claim_wait(options.deadline);
-        let call = calls::claim(name, wait)?;
-        Self::given(call, name, options)
+        let client = now(client::Session::claim(name, options))?;
+        Ok(Self { client })
     }
 
-    fn given(call: Prepared<'_>, name: &str, options: Options) -> Result<Self, Error> {
-        let mut manager = Connection::new(Target::Socket(options.socket.clone()));
-        let answer = manager.call(call, options.deadline)?;
-        let (_, descriptor) = calls::given(answer)?;
-        Ok(Self::new(name.to_owned(), descriptor, options))
-    }
-
-    fn new(name: String, descriptor: OwnedFd, options: Options) -> Self {
-        let connection = Mutex::new(Connection::new(Target::Session(descriptor)));
-        Self { connection, options, name }
-    }
-
-    /// A session whose descriptor another process has passed on. It needs no other right.
+    /// A session whose descriptor another process has passed on. It needs no other right, and makes
+    /// connections of its own.
     ///
     /// # Errors
-    /// [`Error::SessionGone`] if the descriptor is not a session's or the session has ended.
+    /// [`Error::NotASession`] if the descriptor is not a session's; [`Error::SessionGone`].
     pub fn from_descriptor(descriptor: OwnedFd) -> Result<Self, Error> {
-        let mut session = Self::new(String::new(), descriptor, Options::default());
-        session.name = session.info()?.name;
-        Ok(session)
+        Self::from_descriptor_with(descriptor, Options::default())
+    }
+
+    /// As [`from_descriptor`](Self::from_descriptor), with options, of which the deadline counts.
+    ///
+    /// # Errors
+    /// As [`from_descriptor`](Self::from_descriptor).
+    pub fn from_descriptor_with(descriptor: OwnedFd, options: Options) -> Result<Self, Error> {
+        let client = now(client::Session::from_descriptor(descriptor, options))?;
+        Ok(Self { client })
     }
 
     /// The session's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        self.client.name()
     }
 
     /// A copy of the session's descriptor, to be passed to another process: whoever has it may use
-    /// the session.
+    /// the session. It is close-on-exec.
     ///
     /// # Errors
-    /// [`Error::System`] if no descriptor is free.
+    /// [`Error::System`] if no descriptor is free (EMFILE).
     pub fn descriptor(&self) -> Result<OwnedFd, Error> {
-        match self.lock().target() {
-            Target::Session(descriptor) => descriptor
-                .try_clone()
-                .map_err(Error::system("duplicating the session's descriptor")),
-            Target::Socket(_) => Err(Error::SessionGone),
-        }
+        self.client.descriptor()
     }
 
     /// Where the session is in the cycle, and its tokens.
@@ -140,7 +127,7 @@ impl Session {
     /// # Errors
     /// See the type.
     pub fn info(&self) -> Result<Info, Error> {
-        self.call(calls::plain("GetInfo")?)?.decode().map(|(info, ..)| info)
+        now(self.client.info())
     }
 
     /// Whether files came over and wait to be retrieved.
@@ -148,7 +135,7 @@ impl Session {
     /// # Errors
     /// See the type.
     pub fn is_updated(&self) -> Result<bool, Error> {
-        Ok(self.info()?.state == State::Updated)
+        now(self.client.is_updated())
     }
 
     /// Gives luod a file to keep under this token. The caller goes on using it; luod has a
@@ -158,8 +145,7 @@ impl Session {
     /// EEXIST if the token is taken, EBUSY in a wrong state or if the same open file description
     /// is preserved already, ENOENT if no handler takes it, ENOSPC if a limit is reached.
     pub fn preserve(&self, token: u64, file: impl AsFd) -> Result<(), Error> {
-        let verdicts = self.preserve_batch(&[file.as_fd()], Some(&[token]), true)?;
-        one(verdicts)?.map(|_| ()).map_err(Error::from)
+        now(self.client.preserve(file.as_fd(), Some(token))).map(|_| ())
     }
 
     /// As [`preserve`](Self::preserve), under a token that luod chooses.
@@ -167,17 +153,29 @@ impl Session {
     /// # Errors
     /// As [`preserve`](Self::preserve).
     pub fn preserve_assigned(&self, file: impl AsFd) -> Result<u64, Error> {
-        one(self.preserve_batch(&[file.as_fd()], None, true)?)?.map_err(Error::from)
+        now(self.client.preserve(file.as_fd(), None))
     }
 
-    /// Gives many files at once, with a verdict for each. Any number: messages are split.
+    /// Gives many files at once, with a verdict for each, in order. Any number: they are sent in
+    /// messages of up to 253.
     ///
     /// # Errors
-    /// See the type. Of a batch that failed in the middle, a part may have been taken.
+    /// [`Error::Refused`] if all were refused for the same reason, EBUSY for example. Of a batch that
+    /// failed in another way in the middle, a part may have been taken: [`info`](Self::info) tells
+    /// which.
     pub fn preserve_many<F: AsFd>(&self, files: &[(u64, F)]) -> Result<Vec<Verdict>, Error> {
-        let tokens: Vec<u64> = files.iter().map(|(token, _)| *token).collect();
-        let files: Vec<BorrowedFd<'_>> = files.iter().map(|(_, file)| file.as_fd()).collect();
-        self.preserve_batch(&files, Some(&tokens), true)
+        let (tokens, files) = calls::split(files);
+        now(self.client.preserve_batch(&files, Some(&tokens), true))
+    }
+
+    /// As [`preserve_many`](Self::preserve_many), where one refused file is a refusal of the whole:
+    /// the error names the first. The others stay preserved.
+    ///
+    /// # Errors
+    /// As [`preserve`](Self::preserve).
+    pub fn preserve_all<F: AsFd>(&self, files: &[(u64, F)]) -> Result<(), Error> {
+        let (tokens, files) = calls::split(files);
+        now(self.client.preserve_all(&files, &tokens))
     }
 
     /// As [`preserve_many`](Self::preserve_many), for files without which an update may go on.
@@ -185,18 +183,8 @@ impl Session {
     /// # Errors
     /// As [`preserve_many`](Self::preserve_many).
     pub fn preserve_optional<F: AsFd>(&self, files: &[(u64, F)]) -> Result<Vec<Verdict>, Error> {
-        let tokens: Vec<u64> = files.iter().map(|(token, _)| *token).collect();
-        let files: Vec<BorrowedFd<'_>> = files.iter().map(|(_, file)| file.as_fd()).collect();
-        self.preserve_batch(&files, Some(&tokens), false)
-    }
-
-    fn preserve_batch(
-        &self,
-        files: &[BorrowedFd<'_>],
-        tokens: Option<&[u64]>,
-        required: bool,
-    ) -> Result<Vec<Verdict>, Error> {
-        calls::preserved(self.exchange(calls::preserve(files, tokens, required)?)?)
+        let (tokens, files) = calls::split(files);
+        now(self.client.preserve_batch(&files, Some(&tokens), false))
     }
 
     /// Takes a file out: luod closes its duplicate.
@@ -204,18 +192,15 @@ impl Session {
     /// # Errors
     /// ENOENT if there is no such token, EBUSY in a wrong state.
     pub fn unpreserve(&self, token: u64) -> Result<(), Error> {
-        match self.unpreserve_many(&[token])?.pop() {
-            None => Ok(()),
-            Some(refusal) => Err(refusal.into()),
-        }
+        now(self.client.unpreserve(token))
     }
 
-    /// Takes many files out; gives those that were refused.
+    /// Takes many files out; gives those that were refused, each with its token.
     ///
     /// # Errors
-    /// See the type.
+    /// As [`preserve_many`](Self::preserve_many).
     pub fn unpreserve_many(&self, tokens: &[u64]) -> Result<Vec<Refusal>, Error> {
-        calls::unpreserved(self.exchange(calls::unpreserve(tokens)?)?)
+        now(self.client.unpreserve_many(tokens))
     }
 
     /// Takes a file back. Any number of times, in any order, until [`finish`](Self::finish).
@@ -224,15 +209,18 @@ impl Session {
     /// EBUSY if the session is not updated, ENOENT if no such file came over, and the error of a
     /// file that could not be restored: it is the same each time, and harms no other file.
     pub fn retrieve(&self, token: u64) -> Result<OwnedFd, Error> {
-        one(self.retrieve_many(&[token])?)?.map_err(Error::from)
+        now(self.client.retrieve(token))
     }
 
-    /// Takes many files back, each or the reason why not. Any number: messages are split.
+    /// Takes many files back, in the order of the tokens: each or the reason why not. Any number:
+    /// they come in messages of up to 253. They are close-on-exec.
     ///
     /// # Errors
-    /// See the type.
+    /// [`Error::Refused`] if all were refused for the same reason. After another error the files that
+    /// had come are closed again; they can be retrieved anew. [`Error::Wire`] if this process may
+    /// not open as many.
     pub fn retrieve_many(&self, tokens: &[u64]) -> Result<Vec<Recalled>, Error> {
-        calls::retrieved(tokens, self.exchange(calls::retrieve(tokens)?)?)
+        now(self.client.retrieve_many(tokens))
     }
 
     /// Keeps all that can be kept while the workload runs, ahead of the machine.
@@ -240,7 +228,7 @@ impl Session {
     /// # Errors
     /// EBUSY in a wrong state, and what a handler says; everything is then as it was before.
     pub fn prepare(&self) -> Result<(), Error> {
-        self.event("Prepare", State::Prepared)
+        now(self.client.prepare())
     }
 
     /// Keeps the rest: from here nothing of the session's files may change.
@@ -248,15 +236,7 @@ impl Session {
     /// # Errors
     /// As [`prepare`](Self::prepare); the session is `normal` then.
     pub fn freeze(&self) -> Result<(), Error> {
-        let deadline = Instant::now() + self.options.deadline;
-        loop {
-            match self.attempt("Freeze", State::Frozen)? {
-                Event::Done => return Ok(()),
-                // luod was restarted in the middle and has undone both phases.
-                Event::Undone(State::Normal, _) if Instant::now() < deadline => self.prepare()?,
-                Event::Undone(_, refusal) => return Err(refusal.into()),
-            }
-        }
+        now(self.client.freeze())
     }
 
     /// Undoes [`prepare`](Self::prepare) and [`freeze`](Self::freeze).
@@ -264,7 +244,7 @@ impl Session {
     /// # Errors
     /// EBUSY in a wrong state.
     pub fn cancel(&self) -> Result<(), Error> {
-        self.event("Cancel", State::Normal)
+        now(self.client.cancel())
     }
 
     /// Ends the live update: what was retrieved belongs to this process alone again. To have it
@@ -291,74 +271,14 @@ impl Session {
     /// # Errors
     /// As [`finish`](Self::finish).
     pub fn finish_with(&self, unclaimed: Unclaimed, carry_reclaimed: bool) -> Result<(), Error> {
-        let answer = self.call(calls::finish(unclaimed, carry_reclaimed)?)?;
-        calls::done(answer)
+        now(self.client.finish(unclaimed, carry_reclaimed))
     }
 
     /// Ends the session at once: luod lets go of its files.
     ///
     /// # Errors
-    /// EBUSY while the machine's update holds it. That it has ended already is none.
+    /// EBUSY while the machine's update holds it.
     pub fn release(self) -> Result<(), Error> {
-        match self.call(calls::plain("Release")?) {
-            // Whether it was this call, sent before luod was restarted, or somebody else's.
-            Err(Error::SessionGone) => Ok(()),
-            answer => calls::done(answer?),
-        }
+        now(self.client.release())
     }
-
-    fn event(&self, method: &str, leads_to: State) -> Result<(), Error> {
-        match self.attempt(method, leads_to)? {
-            Event::Done => Ok(()),
-            Event::Undone(_, refusal) => Err(refusal.into()),
-        }
-    }
-
-    /// An event, which has taken place if it is repeated and the state is the one it leads to.
-    fn attempt(&self, method: &str, leads_to: State) -> Result<Event, Error> {
-        let answer = self.call(calls::plain(method)?)?;
-        let repeated = answer.repeated;
-        match calls::done(answer) {
-            Err(Error::Refused(refusal)) if repeated && refusal.errno == "EBUSY" => {
-                let state = self.info()?.state;
-                Ok(if state == leads_to { Event::Done } else { Event::Undone(state, refusal) })
-            }
-            other => other.map(|()| Event::Done),
-        }
-    }
-
-    fn call(&self, call: Prepared<'_>) -> Result<crate::exchange::Answer, Error> {
-        self.lock().call(call, self.options.deadline)
-    }
-
-    fn exchange(&self, calls: Vec<Prepared<'_>>) -> Result<Vec<crate::exchange::Answer>, Error> {
-        self.lock().exchange(calls, self.options.deadline)
-    }
-
-    /// A panic in another thread cannot leave a connection half changed: it is closed whenever an
-    /// exchange does not come to its end.
-    fn lock(&self) -> MutexGuard<'_, Connection> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What came of an event that may have been sent again.
-enum Event {
-    Done,
-    /// The repetition was refused, in this state.
-    Undone(State, Refusal),
-}
-
-/// The one verdict on a batch of one.
-fn one<T>(mut list: Vec<T>) -> Result<T, Error> {
-    list.pop().ok_or_else(|| Error::Protocol {
-        method: SESSION.to_owned(),
-        reason: "it does not speak of the file".to_owned(),
-    })
-}
-
-/// Waiting on luod's side ends a little before the caller's deadline, so that its reason arrives.
-pub(crate) fn claim_wait(deadline: Duration) -> u64 {
-    let wait = deadline.saturating_sub(deadline / 8);
-    u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)
 }

@@ -132,7 +132,7 @@ impl Receiver {
         Ok(Some(Frame { text, descriptors }))
     }
 
-    /// Reads once from the socket, which must not block. Gives whether anything came.
+    /// Reads once from the socket, without waiting.
     ///
     /// # Errors
     /// `Io` with `WouldBlock` where nothing is there now; every other error is final.
@@ -200,7 +200,8 @@ fn receive(
 /// Sends bytes once, with descriptors if there are any. Gives the number of bytes sent.
 ///
 /// # Errors
-/// `WouldBlock` where the socket takes nothing now.
+/// `WouldBlock` where the socket takes nothing now, E2BIG for more than [`MAX_DESCRIPTORS`], and
+/// see [`is_crowded`].
 pub fn send(
     socket: BorrowedFd<'_>,
     bytes: &[u8],
@@ -217,6 +218,14 @@ pub fn send(
         return Err(io::Error::from_raw_os_error(rustix::io::Errno::TOOBIG.raw_os_error()));
     }
     retry(|| rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags))
+}
+
+/// Whether sending failed because too many descriptors of this user are on their way between
+/// processes (ETOOMANYREFS; the kernel allows as many as `RLIMIT_NOFILE`). It passes when their
+/// receivers have read them, which no socket announces: try again after a moment.
+#[must_use]
+pub fn is_crowded(error: &io::Error) -> bool {
+    rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::TOOMANYREFS)
 }
 
 /// Frames on their way out. `D` is what holds their descriptors meanwhile.

@@ -12,22 +12,22 @@ use crate::progress::Spinner;
 
 pub(crate) fn prepare(manager: &Manager, output: &mut Output) -> Result<(), Failure> {
     let report = event(Context::Prepare, "preparing", output, || manager.prepare())?;
-    told(&report, "Prepared: what can be kept while the workloads run is kept", output)
+    told(report, "Prepared: what can be kept while the workloads run is kept", output)
 }
 
 pub(crate) fn freeze(manager: &Manager, output: &mut Output) -> Result<(), Failure> {
     let report = event(Context::Freeze, "freezing", output, || manager.freeze())?;
-    told(&report, "Frozen: nothing may change until depart or cancel", output)
+    told(report, "Frozen: nothing may change until depart or cancel", output)
 }
 
 pub(crate) fn cancel(manager: &Manager, output: &mut Output) -> Result<(), Failure> {
     let report = event(Context::Cancel, "cancelling", output, || manager.cancel())?;
-    told(&report, "Cancelled: all is as before prepare", output)
+    told(report, "Cancelled: all is as before prepare", output)
 }
 
 pub(crate) fn depart(manager: &Manager, output: &mut Output) -> Result<(), Failure> {
     let report = event(Context::Depart, "handing over", output, || manager.depart())?;
-    told(&report, "Departed: the handover is committed", output)
+    told(report, "Departed: the handover is committed", output)
 }
 
 pub(crate) fn finish(
@@ -36,7 +36,7 @@ pub(crate) fn finish(
     output: &mut Output,
 ) -> Result<(), Failure> {
     let report = event(Context::Finish, "finishing", output, || manager.finish(unclaimed))?;
-    told(&report, "Finished: the live update is over", output)
+    told(report, "Finished: the live update is over", output)
 }
 
 pub(crate) fn rehearse(manager: &Manager, output: &mut Output) -> Result<(), Failure> {
@@ -52,20 +52,33 @@ pub(crate) fn rehearse(manager: &Manager, output: &mut Output) -> Result<(), Fai
     left_out(&report.left_out, output)
 }
 
-fn event(
+fn event<T>(
     context: Context,
     doing: &'static str,
     output: &Output,
-    call: impl FnOnce() -> Result<Report, luo::Error>,
-) -> Result<Report, Failure> {
+    call: impl FnOnce() -> Result<T, luo::Error>,
+) -> Result<T, Failure> {
     let _spinner = Spinner::start(doing, output);
     call().map_err(Failure::luod(context))
 }
 
+/// An event has taken place, and its report was lost with the connection.
+#[derive(serde::Serialize)]
+struct Unreported {
+    report: Option<Report>,
+}
+
 /// Says what an event did.
-fn told(report: &Report, what: &str, output: &mut Output) -> Result<(), Failure> {
+fn told(report: Option<Report>, what: &str, output: &mut Output) -> Result<(), Failure> {
+    let Some(report) = report else {
+        output.reply(&Unreported { report: None })?;
+        return output.done(&format!(
+            "{what}. luod was restarted meanwhile and its report was lost; `luoctl status` shows \
+             how things stand."
+        ));
+    };
     if output.is_json() {
-        return output.reply(&Reported { report: report.clone() });
+        return output.reply(&Reported { report });
     }
     let calls = cost::calls(&report.timings);
     output.done(&format!(

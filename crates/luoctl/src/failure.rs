@@ -122,10 +122,12 @@ fn io_exit(error: &io::Error) -> Exit {
 
 fn luod_exit(error: &Error) -> Exit {
     match error {
-        Error::Unavailable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+        Error::Unreachable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             Exit::Denied
         }
-        Error::Unavailable { .. } | Error::WorkerFailed { .. } => Exit::Unreachable,
+        Error::Unavailable { .. } | Error::Unreachable { .. } | Error::WorkerFailed { .. } => {
+            Exit::Unreachable
+        }
         Error::DeadlineExceeded { source: Some(last), .. } if is_unavailable(last) => {
             Exit::Unreachable
         }
@@ -152,7 +154,7 @@ fn phase(refusal: &Refusal) -> Option<&str> {
 
 fn luod_sentence(context: Context, error: &Error, note: Option<&str>) -> String {
     let sentence = match error {
-        Error::Unavailable { socket, source }
+        Error::Unreachable { socket, source }
             if source.kind() == io::ErrorKind::PermissionDenied =>
         {
             format!(
@@ -172,18 +174,19 @@ fn luod_sentence(context: Context, error: &Error, note: Option<&str>) -> String 
             }
             sentence
         }
-        Error::DeadlineExceeded { source: Some(last), .. } if is_unavailable(last) => {
-            format!("{error}, because it went away; `luoctl status` tells when it is back")
-        }
-        Error::DeadlineExceeded { .. } if note.is_some() => error.to_string(),
-        Error::DeadlineExceeded { .. } => match context {
-            Context::Asking | Context::Watch => {
-                format!("{error}; --deadline waits longer")
+        Error::DeadlineExceeded { method, deadline, source } => {
+            let late = format!("luod did not answer {method} within {} ms", deadline.as_millis());
+            match (source, context) {
+                (Some(last), _) if is_unavailable(last) => {
+                    format!("{late}, because it went away; `luoctl status` tells when it is back")
+                }
+                _ if note.is_some() => late,
+                (_, Context::Asking | Context::Watch) => format!("{late}; --deadline waits longer"),
+                _ => format!(
+                    "{late}, and may still be at it; `luoctl status` shows, --deadline waits longer"
+                ),
             }
-            _ => format!(
-                "{error}, and may still be at it; `luoctl status` shows, --deadline waits longer"
-            ),
-        },
+        }
         Error::WorkerFailed { reason } if !reason.contains("; ") => {
             format!("{error}; its log says why")
         }

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use luo_abi::keeper::Role;
 use luod::config::{Config, ConfigError, KeeperKind};
 use luod::keeper::{self, Limits, Settings, Timing};
 use luod::runtime_dir::{self, RuntimeDir, SOCKET_NAME};
-use luod::store::KeeperStore;
+use luod::store::{Inherited, KeeperStore, SystemdStore};
 use luod::worker::{self, Ended, Start, WorkerError};
 use tracing_subscriber::EnvFilter;
 
@@ -63,12 +64,8 @@ enum Failed {
     RuntimeDir(#[from] runtime_dir::RuntimeDirError),
     #[error(transparent)]
     Keeper(#[from] keeper::Error),
-    #[error("the keeper's state cannot be read: {0}")]
-    State(#[from] keeper::StateError),
     #[error(transparent)]
     Worker(#[from] WorkerError),
-    #[error("the systemd keeper is not built in yet")]
-    NoSystemd,
     #[error("{doing}: {source}")]
     System { doing: &'static str, source: std::io::Error },
 }
@@ -102,8 +99,16 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failed> {
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(ProcessRole::KeeperCheck) = arguments.role {
-        keeper::check()?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok(match keeper::check() {
+            Ok(proof) => {
+                println!("{proof}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                println!("{error}");
+                ExitCode::FAILURE
+            }
+        });
     }
     let mut config = Config::load(arguments.config.as_deref())?;
     if let Some(directory) = &arguments.runtime_dir {
@@ -133,7 +138,10 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failed> {
                     keeper::run(settings(arguments, &config, vec![listener]))?;
                     Ok(ExitCode::SUCCESS)
                 }
-                KeeperKind::Systemd => Err(Failed::NoSystemd),
+                KeeperKind::Systemd => {
+                    let inherited = Inherited::from_environment().map_err(WorkerError::from)?;
+                    work_under_systemd(config, inherited, bound)
+                }
             }
         }
     }
@@ -156,25 +164,29 @@ fn settings(
         list.push(role.into());
         list
     };
-    let defaults = Limits::default();
-    let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     Settings {
         program: PathBuf::from("/proc/self/exe"),
         worker: common("worker"),
         check: common("keeper-check"),
         resume: common("keeper-resume"),
         listeners,
-        limits: Limits {
-            fds: config.worker.descriptors.map_or(usize::MAX, count),
-            bytes: count(config.worker.record_bytes),
-            ..defaults
-        },
+        limits: limits(config),
         timing: Timing {
             ready: Duration::from_millis(config.worker.start_milliseconds),
             settled: Duration::from_millis(config.worker.quick_death_milliseconds),
             deaths: config.worker.quick_deaths,
             ..Timing::default()
         },
+    }
+}
+
+/// The most that may be held; the system may allow less.
+fn limits(config: &Config) -> Limits {
+    let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    Limits {
+        fds: config.worker.descriptors.map_or(usize::MAX, count),
+        bytes: count(config.worker.record_bytes),
+        ..Limits::default()
     }
 }
 
@@ -207,6 +219,33 @@ fn work(config: Config, socket: PathBuf) -> Result<ExitCode, Failed> {
             incarnation: attached.incarnation,
             listeners: attached.listeners,
             socket,
+        };
+        Ok(worker::run(config, start).await?)
+    })
+}
+
+/// luod as one process, whose descriptors systemd holds.
+fn work_under_systemd(
+    config: Config,
+    inherited: Inherited,
+    bound: RuntimeDir,
+) -> Result<ExitCode, Failed> {
+    let limits = limits(&config);
+    on_runtime(async move {
+        let started = SystemdStore::start(inherited, limits).await.map_err(WorkerError::from)?;
+        for key in started.lost {
+            tracing::error!(key, "systemd has lost a descriptor of what was kept");
+        }
+        for (name, _) in started.others {
+            tracing::warn!(name, "a descriptor that is not luod's was passed to it, and is closed");
+        }
+        let start = Start {
+            store: Arc::new(started.store),
+            events: started.events,
+            role: Role::Primary,
+            incarnation: 1,
+            listeners: vec![bound.listener],
+            socket: bound.socket,
         };
         Ok(worker::run(config, start).await?)
     })

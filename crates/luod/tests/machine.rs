@@ -22,9 +22,9 @@ fn a_live_update_of_the_agent_brings_every_session_over() {
     shop.preserve(1, &reader).unwrap();
     let bank = luod.session("bank");
     bank.preserve(0xffff_ffff_ffff_ffff, &writer).unwrap();
-    assert_eq!(manager.prepare().unwrap().state, State::Prepared);
+    assert_eq!(manager.prepare().unwrap().unwrap().state, State::Prepared);
     assert_eq!(errno(shop.unpreserve(1)), "EBUSY");
-    let frozen = manager.freeze().unwrap();
+    let frozen = manager.freeze().unwrap().unwrap();
     assert_eq!(frozen.state, State::Frozen);
     assert!(frozen.timings.iter().any(|part| part.session.as_deref() == Some("bank")));
     let before = luod.worker();
@@ -41,7 +41,7 @@ fn a_live_update_of_the_agent_brings_every_session_over() {
     let writer = bank.retrieve(0xffff_ffff_ffff_ffff).unwrap();
     assert_connected(&reader, &writer, b"over");
     shop.finish().unwrap();
-    assert_eq!(luod.manager().finish(Unclaimed::Refuse).unwrap().state, State::Normal);
+    assert_eq!(luod.manager().finish(Unclaimed::Refuse).unwrap().unwrap().state, State::Normal);
     assert_eq!(bank.info().unwrap().state, State::Normal);
 }
 
@@ -56,10 +56,10 @@ fn the_machine_cycle_can_be_cancelled_at_each_state() {
     assert_eq!(errno(manager.freeze()), "EBUSY");
     manager.prepare().unwrap();
     assert_eq!(errno(manager.prepare()), "EBUSY");
-    assert_eq!(manager.cancel().unwrap().state, State::Normal);
+    assert_eq!(manager.cancel().unwrap().unwrap().state, State::Normal);
     manager.prepare().unwrap();
     manager.freeze().unwrap();
-    assert_eq!(manager.cancel().unwrap().state, State::Normal);
+    assert_eq!(manager.cancel().unwrap().unwrap().state, State::Normal);
     assert_eq!(errno(manager.depart()), "EBUSY");
     session.unpreserve(1).unwrap();
 }
@@ -176,7 +176,7 @@ fn an_optional_participant_that_fails_is_left_out() {
         participant.veto(&call, "not today").unwrap();
         participant
     });
-    let report = luod.manager().prepare().unwrap();
+    let report = luod.manager().prepare().unwrap().unwrap();
     assert_eq!(report.state, State::Prepared);
     assert!(report.left_out.iter().any(|failure| failure.reason.contains("not today")));
     drop(veto.join().unwrap());

@@ -86,6 +86,22 @@ fn the_keeper_is_replaced_in_place() {
 }
 
 #[test]
+fn what_is_no_luod_never_becomes_the_keeper() {
+    let mut luod = Luod::start();
+    let session = luod.session("shop");
+    let (reader, writer) = pipe();
+    session.preserve(1, &reader).unwrap();
+    for binary in ["/bin/true", "/bin/false", "/bin/cat", "/bin/echo"] {
+        let error = upgrade(&luod, Path::new(binary), true).unwrap_err();
+        assert!(error.to_string().contains("serves on"), "{binary}: {error}");
+        assert!(luod.keeper_is_running(), "{binary}");
+    }
+    drop(session);
+    let session = luod.session("shop");
+    assert_connected(session.retrieve(1).unwrap(), &writer, b"x");
+}
+
+#[test]
 fn one_that_exits_hangs_or_cannot_restore_leaves_the_old_one_serving() {
     let luod = Luod::start();
     let session = luod.session("shop");
@@ -128,7 +144,7 @@ fn a_prepared_machine_outlives_its_worker() {
     luod.manager().freeze().unwrap();
     luod.kill_worker();
     assert_eq!(luod.manager().status().unwrap().state, State::Frozen);
-    assert_eq!(luod.manager().cancel().unwrap().state, State::Normal);
+    assert_eq!(luod.manager().cancel().unwrap().unwrap().state, State::Normal);
     drop(session);
     let session = luod.session("shop");
     assert_connected(session.retrieve(1).unwrap(), &writer, b"x");

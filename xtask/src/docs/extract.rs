@@ -10,6 +10,8 @@ pub(super) struct Block {
     pub(super) luod: bool,
     pub(super) repo: bool,
     pub(super) no_run: Option<String>,
+    /// Programs without which it cannot run.
+    pub(super) needs: Vec<String>,
     pub(super) timeout: Duration,
     pub(super) commands: Vec<Command>,
 }
@@ -101,6 +103,7 @@ fn block(line: usize, info: &str, body: &[(usize, &str)]) -> Result<Option<Block
         luod: false,
         repo: false,
         no_run: None,
+        needs: Vec::new(),
         timeout: Duration::from_secs(60),
         commands,
     };
@@ -111,6 +114,7 @@ fn block(line: usize, info: &str, body: &[(usize, &str)]) -> Result<Option<Block
             Some(("no-run", reason)) if !reason.trim().is_empty() => {
                 block.no_run = Some(reason.into());
             }
+            Some(("needs", program)) if !program.is_empty() => block.needs.push(program.into()),
             Some(("timeout", seconds)) => {
                 let seconds = seconds.parse().ok().filter(|seconds| (1..=600).contains(seconds));
                 let seconds = seconds
@@ -204,12 +208,14 @@ mod tests {
 
     #[test]
     fn attributes_are_read() {
-        let page = "1\n```console,luod,repo,timeout=5,no-run=\"needs a, b\"\n$ a\n```\n";
+        let page =
+            "1\n```console,luod,repo,timeout=5,no-run=\"needs a, b\",needs=a,needs=b\n$ a\n```\n";
         let expected = Block {
             line: 2,
             luod: true,
             repo: true,
             no_run: Some("needs a, b".into()),
+            needs: vec!["a".into(), "b".into()],
             timeout: Duration::from_secs(5),
             commands: vec![Command { line: 3, text: "a".into() }],
         };
@@ -235,6 +241,7 @@ mod tests {
             "\n```console,no-run=\"\"\n$ a\n```\n",
             "\n```console,no-run=\"x\n$ a\n```\n",
             "\n```console,timeout=x\n$ a\n```\n",
+            "\n```console,needs=\n$ a\n```\n",
             "\n```console\nno prompt\n```\n",
             "\n```sh\n```\n",
             "\n```bash\na\n```\n",

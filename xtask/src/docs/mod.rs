@@ -10,6 +10,7 @@
 //! | `…,luod` | a luod of the page's own runs, and `LUO_SOCKET` names its socket |
 //! | `…,repo` | runs in the checkout, not in the page's directory |
 //! | `…,timeout=SECONDS` | another deadline than 60 seconds |
+//! | `…,needs=PROGRAM` | not run where the program is missing, which is listed among what was skipped |
 //! | `…,no-run="reason"` | not run; the reason is listed among what was skipped |
 //! | anything else | not run: `text`, `toml`, `rust` (tested by rustdoc), … |
 //!

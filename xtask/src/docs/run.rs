@@ -43,6 +43,10 @@ pub(super) fn page(
             report.skipped.push(format!("{place}: {reason}"));
             continue;
         }
+        if let Some(missing) = block.needs.iter().find(|program| proc::find(program).is_none()) {
+            report.skipped.push(format!("{place}: {missing} is missing"));
+            continue;
+        }
         let outcome = ready(workspace, block, dir.path(), &mut luod)
             .and_then(|socket| run(workspace, name, block, dir.path(), socket));
         match outcome {
@@ -238,6 +242,13 @@ mod tests {
     fn a_block_that_is_not_run_is_listed_with_its_reason() {
         let report = page_of("```console,no-run=\"needs a kernel\"\n$ false\n```\n");
         assert_eq!(report.skipped, ["page.md:1: needs a kernel"]);
+        assert!(report.failed.is_empty());
+    }
+
+    #[test]
+    fn a_block_whose_program_is_missing_is_listed_with_its_name() {
+        let report = page_of("```console,needs=sh,needs=no-such-program\n$ false\n```\n");
+        assert_eq!(report.skipped, ["page.md:1: no-such-program is missing"]);
         assert!(report.failed.is_empty());
     }
 

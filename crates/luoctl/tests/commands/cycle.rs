@@ -94,6 +94,27 @@ fn what_was_left_out_is_named_even_where_nothing_else_is_said() {
     );
 }
 
+#[test]
+fn an_event_whose_report_was_lost_has_taken_place_and_says_so() {
+    let script = || {
+        let mut status = crate::status::status();
+        status["state"] = json!("prepared");
+        let failure = json!({ "errno": "EBUSY", "reason": "the machine is prepared" });
+        Fake::new([
+            ("Prepare", Act::FeedAndBreak(vec![])),
+            ("Prepare", Act::Refuse(failure)),
+            ("GetStatus", Act::Reply(status)),
+        ])
+    };
+    assert_eq!(
+        run(&script(), &["prepare"]).good(),
+        "Prepared: what can be kept while the workloads run is kept. luod was restarted meanwhile \
+         and its report was lost; `luoctl status` shows how things stand.\n"
+    );
+    let told: Value = serde_json::from_str(&run(&script(), &["prepare", "--json"]).good()).unwrap();
+    assert_eq!(told, json!({ "report": null }));
+}
+
 fn veto() -> Value {
     json!({
         "errno": "EBUSY", "reason": "a backup is running", "phase": "prepare",

@@ -12,28 +12,26 @@ fn upgraded() -> Act {
 
 #[test]
 fn both_versions_are_shown() {
-    for (arguments, what, parameters) in [
-        (
-            vec!["upgrade"],
-            "worker and keeper",
-            json!({ "deadline_milliseconds": 10_000, "keeper": true }),
-        ),
+    let call = |limit: u64, keeper| json!({ "deadline_milliseconds": limit, "keeper": keeper });
+    for (arguments, what, expected) in [
+        (vec!["upgrade"], "worker and keeper", vec![call(10_000, false), call(10_000, true)]),
         (
             vec!["upgrade", "--worker-only", "--deadline", "2.5"],
             "the worker",
-            json!({ "deadline_milliseconds": 2_500, "keeper": false }),
+            vec![call(2_500, false)],
         ),
     ] {
-        let fake = Fake::new([("Upgrade", upgraded())]);
+        let fake = Fake::new([("Upgrade", upgraded()), ("Upgrade", upgraded())]);
         assert_eq!(
             run(&fake, &arguments).good(),
             format!("luod was upgraded from 0.1.0 to 0.2.0: {what} replaced, nothing let go.\n")
         );
         let calls = fake.calls();
-        assert_eq!(calls[0].parameters, parameters);
-        assert!(calls[0].descriptors.is_empty());
+        let parameters: Vec<_> = calls.iter().map(|call| call.parameters.clone()).collect();
+        assert_eq!(parameters, expected);
+        assert!(calls.iter().all(|call| call.descriptors.is_empty()));
     }
-    let fake = Fake::new([("Upgrade", upgraded())]);
+    let fake = Fake::new([("Upgrade", upgraded()), ("Upgrade", upgraded())]);
     assert_eq!(
         run(&fake, &["upgrade", "--json"]).json(),
         json!({ "before": "0.1.0", "after": "0.2.0" })
@@ -42,11 +40,14 @@ fn both_versions_are_shown() {
 
 #[test]
 fn the_binary_goes_along_as_a_descriptor() {
-    let fake = Fake::new([("Upgrade", upgraded())]);
+    let fake = Fake::new([("Upgrade", upgraded()), ("Upgrade", upgraded())]);
     let binary = fake.directory().join("luod");
     fs::write(&binary, "the new one").unwrap();
     run(&fake, &["upgrade", "--binary", binary.to_str().unwrap()]).good();
-    assert_eq!(fake.calls()[0].descriptors, [b"the new one"]);
+    let calls = fake.calls();
+    assert_eq!(calls[0].descriptors, [b"the new one"]);
+    // The fake has read it to its end by now: it is one open file.
+    assert_eq!(calls[1].descriptors.len(), 1);
 }
 
 #[test]

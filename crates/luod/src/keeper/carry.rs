@@ -254,19 +254,35 @@ pub(super) fn adopt(state: RawFd) -> Result<Carried, StateError> {
     Ok(carried)
 }
 
-/// Whether this luod could take over the state on its standard input. The program prints the error
-/// on its standard output and exits with a status other than 0: the keeper that asked passes both
-/// on.
+/// What a program says that could take over a state with this checksum. Exiting with 0 proves
+/// nothing: many programs do that whatever they are given.
+fn proof(checksum: u64) -> String {
+    format!("this luod can take over the keeper's state {checksum:016x}")
+}
+
+/// The proof that is expected of a program which is given this state.
+pub(super) fn expected_proof(state: &OwnedFd) -> io::Result<String> {
+    let mut header = [0; size_of::<StateHeader>()];
+    rustix::io::pread(state, &mut header, 0)?;
+    let header = StateHeader::read_from_bytes(&header)
+        .map_err(|_| io::Error::other("the state has no header"))?;
+    Ok(proof(header.checksum.get()))
+}
+
+/// Whether this luod could take over the state on its standard input. The program prints what this
+/// gives, the proof or the error, on its standard output, and exits with 0 or another status: the
+/// keeper that asked compares both.
 ///
 /// # Errors
 /// [`StateError`]: why it could not.
-pub fn check() -> Result<(), StateError> {
+pub fn check() -> Result<String, StateError> {
     let mut bytes = Vec::new();
     io::stdin()
         .lock()
         .read_to_end(&mut bytes)
         .map_err(|source| StateError::Io { what: "the state is not readable", source })?;
-    decode(&bytes).map(drop)
+    decode(&bytes)?;
+    Ok(proof(checksum(bytes.get(size_of::<StateHeader>()..).unwrap_or_default())))
 }
 
 #[cfg(test)]

@@ -21,14 +21,13 @@
 mod carry;
 mod peer;
 mod process;
+mod settings;
 mod slots;
 mod upgrade;
 pub(crate) mod wire;
 
-use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use luo_abi::keeper::{Message, Role, flag, op};
@@ -37,15 +36,17 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, SocketFlags, accept_with, send};
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::process::Signal;
 
 use peer::{Breach, Peer};
 use process::Process;
+use settings::spare_fds;
 use slots::Slots;
 use upgrade::{Exec, Upgrade};
 use wire::{Received, Scratch};
 
 pub use carry::{StateError, check};
+pub use settings::{Error, Settings, Timing};
 pub use slots::Limits;
 
 /// What a client reads that connects while no worker can be started.
@@ -53,104 +54,12 @@ const WORKER_FAILED: &[u8] =
     b"{\"error\":\"io.luo.WorkerFailed\",\"parameters\":{\"reason\":\"the \
     worker of luod dies at once, again and again; what was preserved is held; see the log of \
     luod, and send SIGHUP to the keeper to try again\"}}\0";
-/// Descriptors that are left to the keeper itself, a message on its way in included.
-const RESERVED_FDS: usize = 2 * luo_abi::keeper::MAX_FDS + 64;
 /// So many messages of one worker are taken before others have their turn.
 const TURN: usize = 32;
 /// A worker that has closed its socket ends so soon by itself, or is killed.
 const CLOSING: Duration = Duration::from_secs(1);
 /// The signals that the keeper acts on.
 const SIGNALS: [i32; 3] = [Signal::TERM.as_raw(), Signal::INT.as_raw(), Signal::HUP.as_raw()];
-
-/// How long the keeper waits for what.
-#[derive(Debug, Clone, Copy)]
-pub struct Timing {
-    /// A worker that is not ready so long after its start counts as dead.
-    pub ready: Duration,
-    /// A worker that dies later than this after it was ready did not die quickly.
-    pub settled: Duration,
-    /// The pause before the second restart after quick deaths (the first has none); it doubles
-    /// with every further one.
-    pub backoff: Duration,
-    /// The longest pause.
-    pub backoff_max: Duration,
-    /// So many quick deaths in a row are the end state.
-    pub deaths: u32,
-    /// For each step of an upgrade that the other side has to answer: QUIESCED, the second READY,
-    /// and the old worker's exit. (The candidate's first READY has the upgrade's own deadline.)
-    pub step: Duration,
-    /// For the worker's exit after SIGTERM, before it is killed.
-    pub stop: Duration,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            ready: Duration::from_secs(30),
-            settled: Duration::from_secs(1),
-            backoff: Duration::from_millis(100),
-            backoff_max: Duration::from_secs(5),
-            deaths: 5,
-            step: Duration::from_secs(10),
-            stop: Duration::from_secs(10),
-        }
-    }
-}
-
-/// What a keeper is started with. All parsing has been done by then.
-#[derive(Debug)]
-pub struct Settings {
-    /// The program of the worker (and, with other arguments, of the next keeper): opened once at
-    /// the start, so that a restart after a death is not an upgrade. `/proc/self/exe` is right.
-    pub program: PathBuf,
-    /// Arguments that make it a worker.
-    pub worker: Vec<OsString>,
-    /// Arguments that make it [`check`] a state on its standard input.
-    pub check: Vec<OsString>,
-    /// Arguments that make it a keeper which [`resume`]s; the number of the state's descriptor is
-    /// appended.
-    pub resume: Vec<OsString>,
-    /// Bound sockets, given to every worker in this order; up to 253. (A resumed keeper has those
-    /// of the keeper before, and ignores these.)
-    pub listeners: Vec<OwnedFd>,
-    /// The most it holds.
-    pub limits: Limits,
-    /// Its deadlines.
-    pub timing: Timing,
-}
-
-/// Why a keeper could not begin or go on.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The worker's program.
-    #[error("cannot open the worker's program {path}: {source}")]
-    Program {
-        /// Its path.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Too many listeners.
-    #[error("{0} listening sockets are more than the {max} that fit into a message", max = luo_abi::keeper::MAX_FDS)]
-    Listeners(usize),
-    /// RLIMIT_NOFILE.
-    #[error(
-        "the limit of open files is {0}, and the keeper itself needs {RESERVED_FDS}: raise LimitNOFILE="
-    )]
-    OpenFiles(u64),
-    /// Signals, `poll`, and what else the kernel refused.
-    #[error("{what}: {source}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// Why it failed.
-        source: io::Error,
-    },
-    /// What the keeper before has left.
-    #[error("cannot take over from the keeper before: {0}")]
-    State(#[from] StateError),
-}
 
 /// Keeps until SIGTERM or SIGINT; then the worker has been stopped, and what was held is closed
 /// with this process.
@@ -668,16 +577,6 @@ impl Keeper {
             let _ = send(&client, WORKER_FAILED, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
         }
     }
-}
-
-/// How many descriptors may be held; raises the process's limit as far as it may.
-fn spare_fds() -> Result<usize, Error> {
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    // Where it may not be raised the current one counts.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-    let Some(limit) = getrlimit(Resource::Nofile).current else { return Ok(usize::MAX) };
-    let spare = usize::try_from(limit).unwrap_or(usize::MAX).checked_sub(RESERVED_FDS);
-    spare.filter(|spare| *spare > 0).ok_or(Error::OpenFiles(limit))
 }
 
 /// One line on standard error. Dropped where nobody reads it: the keeper waits for no one.

@@ -93,6 +93,8 @@ pub(super) struct Exec {
     program: OwnedFd,
     /// The new program decoding the state; `None` once it has.
     check: Option<(Process, ChildStdout)>,
+    /// What it has to say: see [`carry::check`].
+    proof: String,
     pub(super) deadline: Instant,
     /// What has been upgraded already, for the report.
     done: u32,
@@ -270,14 +272,17 @@ impl Keeper {
 
     fn begin_exec(&mut self, program: OwnedFd, deadline: Instant, done: u32) {
         let check = self.state(done | flag::KEEPER).and_then(|state| {
+            let proof = carry::expected_proof(&state)?;
             let mut command = process::command(&program);
             command.args(&self.settings.check).stdin(Stdio::from(state)).stdout(Stdio::piped());
             let (process, mut child) = Process::spawn(&mut command)?;
             let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no standard output"));
-            stdout.map(|stdout| (process, stdout))
+            stdout.map(|stdout| ((process, stdout), proof))
         });
         match check {
-            Ok(check) => self.exec = Some(Exec { program, check: Some(check), deadline, done }),
+            Ok((check, proof)) => {
+                self.exec = Some(Exec { program, check: Some(check), proof, deadline, done });
+            }
             Err(error) => {
                 let reason = format!("the new keeper cannot be checked: {error}");
                 log(&reason);
@@ -291,10 +296,6 @@ impl Keeper {
         let Some(exec) = &mut self.exec else { return };
         let Some((process, stdout)) = &mut exec.check else { return };
         let Some(how) = process.ended() else { return };
-        if how == process::SUCCESS {
-            exec.check = None;
-            return;
-        }
         // What it said is in the pipe by now; whoever else holds the pipe is not waited for.
         let mut said = [0; luo_abi::keeper::MAX_TEXT];
         let read = rustix::io::ioctl_fionbio(&*stdout, true)
@@ -302,6 +303,9 @@ impl Keeper {
             .and_then(|()| stdout.read(&mut said));
         let said = String::from_utf8_lossy(said.get(..read.unwrap_or(0)).unwrap_or_default());
         exec.check = None;
+        if how == process::SUCCESS && said.lines().any(|line| line.ends_with(&exec.proof)) {
+            return;
+        }
         let reason = format!("the new keeper cannot take over: its check {how}: {}", said.trim());
         self.fail_exec(&reason);
     }

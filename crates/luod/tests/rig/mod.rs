@@ -108,7 +108,10 @@ pub fn role_check() {
         std::fs::set_permissions(exe, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
     }
     match luod::keeper::check() {
-        Ok(()) => std::process::exit(0),
+        Ok(proof) => {
+            println!("{proof}");
+            std::process::exit(0);
+        }
         Err(error) => {
             println!("{error}");
             std::process::exit(1);

@@ -1,0 +1,228 @@
+//! A session, for every way to wait.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use super::connections::Connections;
+use super::target::Target;
+use crate::calls::{self, Recalled, Verdict};
+use crate::drive::{Deadline, Drive};
+use crate::error::{Error, Refusal};
+use crate::exchange::{Exchange, Prepared};
+use crate::options::Options;
+use crate::protocol::{Info, State, Unclaimed};
+
+#[derive(Debug)]
+pub(crate) struct Session<D: Drive> {
+    connections: Connections<D>,
+    options: Options,
+    name: String,
+}
+
+/// What came of an event that may have been sent again.
+enum Event {
+    Done,
+    /// The repetition was refused, in this state.
+    Undone(State, Error),
+}
+
+impl<D: Drive> Session<D> {
+    pub(crate) async fn open(name: &str, options: Options) -> Result<Self, Error> {
+        let manager = Connections::<D>::new(Target::Socket(options.socket.clone()));
+        let deadline = Deadline::after(options.deadline);
+        let descriptor = loop {
+            let claim = calls::claim(name, deadline.left())?;
+            match manager.call(claim, &deadline, calls::given).await {
+                Err(error) if error.is("ENOENT") => {}
+                other => break other?,
+            }
+            let create = calls::create(name, &options)?;
+            match manager.call(create, &deadline, calls::given).await {
+                // Somebody made it in between.
+                Err(error) if error.is("EEXIST") && !deadline.has_passed() => {
+                    deadline.pause::<D>().await;
+                }
+                other => break other?,
+            }
+        };
+        Ok(Self::new(name, Target::Session(descriptor), options))
+    }
+
+    pub(crate) async fn open_or_none(name: &str, options: Options) -> Result<Option<Self>, Error> {
+        match Self::open(name, options).await {
+            Ok(session) => Ok(Some(session)),
+            Err(Error::Unavailable { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) async fn create(name: &str, options: Options) -> Result<Self, Error> {
+        let call = calls::create(name, &options)?;
+        Self::given(name, options, call).await
+    }
+
+    pub(crate) async fn claim(name: &str, options: Options) -> Result<Self, Error> {
+        let call = calls::claim(name, options.deadline)?;
+        Self::given(name, options, call).await
+    }
+
+    async fn given(name: &str, options: Options, call: Prepared<'_>) -> Result<Self, Error> {
+        let manager = Connections::<D>::new(Target::Socket(options.socket.clone()));
+        let deadline = Deadline::after(options.deadline);
+        let descriptor = manager.call(call, &deadline, calls::given).await?;
+        Ok(Self::new(name, Target::Session(descriptor), options))
+    }
+
+    pub(crate) async fn from_descriptor(
+        descriptor: OwnedFd,
+        options: Options,
+    ) -> Result<Self, Error> {
+        let mut session = Self::new("", Target::session(descriptor)?, options);
+        session.name = session.info().await?.name;
+        Ok(session)
+    }
+
+    fn new(name: &str, target: Target, options: Options) -> Self {
+        Self { connections: Connections::new(target), options, name: name.to_owned() }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn descriptor(&self) -> Result<OwnedFd, Error> {
+        match self.connections.target() {
+            Target::Session(descriptor) => descriptor
+                .try_clone()
+                .map_err(Error::system("duplicating the session's descriptor")),
+            Target::Socket(_) => Err(Error::NotASession),
+        }
+    }
+
+    pub(crate) async fn info(&self) -> Result<Info, Error> {
+        self.info_until(&self.deadline()).await
+    }
+
+    async fn info_until(&self, deadline: &Deadline) -> Result<Info, Error> {
+        self.connections.call(calls::plain("GetInfo")?, deadline, calls::reply).await
+    }
+
+    pub(crate) async fn is_updated(&self) -> Result<bool, Error> {
+        Ok(self.info().await?.state == State::Updated)
+    }
+
+    pub(crate) async fn preserve(
+        &self,
+        file: BorrowedFd<'_>,
+        token: Option<u64>,
+    ) -> Result<u64, Error> {
+        let tokens = token.as_ref().map(std::slice::from_ref);
+        calls::one(self.preserve_batch(&[file], tokens, true).await?)
+    }
+
+    pub(crate) async fn preserve_batch(
+        &self,
+        files: &[BorrowedFd<'_>],
+        tokens: Option<&[u64]>,
+        required: bool,
+    ) -> Result<Vec<Verdict>, Error> {
+        let calls = calls::preserve(files, tokens, required)?;
+        let read = |answers| calls::preserved(files.len(), tokens, answers);
+        self.connections.batch(calls, &self.deadline(), read).await
+    }
+
+    pub(crate) async fn preserve_all(
+        &self,
+        files: &[BorrowedFd<'_>],
+        tokens: &[u64],
+    ) -> Result<(), Error> {
+        let verdicts = self.preserve_batch(files, Some(tokens), true).await?;
+        verdicts.into_iter().try_for_each(|verdict| verdict.map(|_| ())).map_err(Error::from)
+    }
+
+    pub(crate) async fn unpreserve(&self, token: u64) -> Result<(), Error> {
+        match self.unpreserve_many(&[token]).await?.pop() {
+            None => Ok(()),
+            Some(refusal) => Err(refusal.into()),
+        }
+    }
+
+    pub(crate) async fn unpreserve_many(&self, tokens: &[u64]) -> Result<Vec<Refusal>, Error> {
+        let calls = calls::unpreserve(tokens)?;
+        let read = |answers| calls::unpreserved(tokens, answers);
+        self.connections.batch(calls, &self.deadline(), read).await
+    }
+
+    pub(crate) async fn retrieve(&self, token: u64) -> Result<OwnedFd, Error> {
+        calls::one(self.retrieve_many(&[token]).await?)
+    }
+
+    pub(crate) async fn retrieve_many(&self, tokens: &[u64]) -> Result<Vec<Recalled>, Error> {
+        let calls = calls::retrieve(tokens)?;
+        let read = |answers| calls::retrieved(tokens, answers);
+        self.connections.batch(calls, &self.deadline(), read).await
+    }
+
+    pub(crate) async fn prepare(&self) -> Result<(), Error> {
+        self.event(calls::plain("Prepare")?, State::Prepared).await
+    }
+
+    pub(crate) async fn freeze(&self) -> Result<(), Error> {
+        let deadline = self.deadline();
+        loop {
+            let freeze = calls::plain("Freeze")?;
+            match self.attempt(freeze, State::Frozen, &deadline).await? {
+                Event::Done => return Ok(()),
+                // luod was restarted in the middle of it, and has undone both phases.
+                Event::Undone(State::Normal, _) if !deadline.has_passed() => self.prepare().await?,
+                Event::Undone(_, error) => return Err(error),
+            }
+        }
+    }
+
+    pub(crate) async fn cancel(&self) -> Result<(), Error> {
+        self.event(calls::plain("Cancel")?, State::Normal).await
+    }
+
+    pub(crate) async fn finish(&self, unclaimed: Unclaimed, carry: bool) -> Result<(), Error> {
+        self.event(calls::finish(unclaimed, carry)?, State::Normal).await
+    }
+
+    async fn event(&self, call: Prepared<'_>, leads_to: State) -> Result<(), Error> {
+        match self.attempt(call, leads_to, &self.deadline()).await? {
+            Event::Done => Ok(()),
+            Event::Undone(_, error) => Err(error),
+        }
+    }
+
+    /// An event, which has taken place if its answer was lost, luod says that it is out of place
+    /// now, and the state is the one it leads to.
+    async fn attempt(
+        &self,
+        call: Prepared<'_>,
+        leads_to: State,
+        deadline: &Deadline,
+    ) -> Result<Event, Error> {
+        let mut exchange = Exchange::new(vec![call]);
+        match self.connections.ask(&mut exchange, deadline, calls::done).await {
+            Err(error) if exchange.is_repeated() && error.is("EBUSY") => {
+                let state = self.info_until(deadline).await?.state;
+                Ok(if state == leads_to { Event::Done } else { Event::Undone(state, error) })
+            }
+            other => other.map(|()| Event::Done),
+        }
+    }
+
+    /// A session that is gone when its release is repeated was released the first time.
+    pub(crate) async fn release(&self) -> Result<(), Error> {
+        let mut exchange = Exchange::new(vec![calls::plain("Release")?]);
+        match self.connections.ask(&mut exchange, &self.deadline(), calls::done).await {
+            Err(Error::SessionGone) if exchange.is_repeated() => Ok(()),
+            Err(error) if exchange.is_repeated() && error.is("ENOENT") => Ok(()),
+            other => other,
+        }
+    }
+
+    fn deadline(&self) -> Deadline {
+        Deadline::after(self.options.deadline)
+    }
+}

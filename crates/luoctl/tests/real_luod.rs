@@ -1,0 +1,147 @@
+//! Every command against a real luod, as built beside this tool.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use luo::{Manager, Options, Session};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Luod {
+    directory: TempDir,
+    process: Child,
+}
+
+impl Luod {
+    /// `None`, loudly, where luod was not built beside luoctl.
+    fn start() -> Option<Self> {
+        let binary: PathBuf = Path::new(env!("CARGO_BIN_EXE_luoctl")).with_file_name("luod");
+        if !binary.exists() {
+            println!("SKIPPED: {} is not there: build luod first", binary.display());
+            return None;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let process = Command::new(binary)
+            .arg("--runtime-dir")
+            .arg(directory.path())
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let luod = Self { directory, process };
+        let start = Instant::now();
+        while Manager::connect(luod.options()).is_err() {
+            assert!(start.elapsed() < PATIENCE, "luod does not serve");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Some(luod)
+    }
+
+    fn options(&self) -> Options {
+        Options::new().socket(self.directory.path().join("io.luo.sock")).deadline(PATIENCE)
+    }
+
+    fn luoctl(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_luoctl"))
+            .arg("--socket")
+            .arg(self.directory.path().join("io.luo.sock"))
+            .args(["--deadline", "60"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// The command's output; it must end with this status.
+    fn run(&self, arguments: &[&str], status: i32) -> String {
+        let output = self.luoctl(arguments);
+        let text = String::from_utf8(output.stdout).unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}\n{text}\n{errors}");
+        text + &errors
+    }
+}
+
+impl Drop for Luod {
+    fn drop(&mut self) {
+        let _ = kill_process(Pid::from_child(&self.process), Signal::TERM);
+        let _ = self.process.wait();
+    }
+}
+
+fn pipe() -> (OwnedFd, OwnedFd) {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap()
+}
+
+#[test]
+fn an_operators_day() {
+    let Some(luod) = Luod::start() else { return };
+    let (reader, writer) = pipe();
+    let session = Session::open_with("shop", luod.options()).unwrap();
+    session.preserve_many(&[(1, &reader), (0x2a, &writer)]).unwrap();
+
+    assert!(luod.run(&["status"], 0).contains("normal"));
+    assert!(luod.run(&["sessions"], 0).contains("shop"));
+    assert!(luod.run(&["files", "shop"], 0).contains("live-v1"));
+    assert!(luod.run(&["inspect"], 0).contains("file-descriptors-v1"));
+    assert!(luod.run(&["inspect"], 0).contains("0x2a"));
+    assert!(luod.run(&["rehearse"], 0).contains("blackout"));
+    luod.run(&["freeze"], 5);
+    luod.run(&["prepare"], 0);
+    luod.run(&["prepare"], 5);
+    luod.run(&["freeze"], 0);
+    luod.run(&["cancel"], 0);
+    luod.run(&["files", "nobody"], 6);
+    luod.run(&["upgrade"], 0);
+
+    drop(session);
+    assert!(luod.run(&["status"], 0).contains("1 session"));
+    luod.run(&["prepare"], 0);
+    luod.run(&["freeze"], 0);
+    luod.run(&["depart"], 0);
+    let start = Instant::now();
+    while !luod.run(&["status"], 0).contains("updated") {
+        assert!(start.elapsed() < PATIENCE, "not arrived");
+    }
+    luod.run(&["finish"], 5);
+    luod.run(&["finish", "--unclaimed", "carry"], 0);
+    luod.run(&["release", "shop"], 0);
+    luod.run(&["release", "shop"], 6);
+}
+
+#[test]
+fn json_is_what_the_interface_says() {
+    let Some(luod) = Luod::start() else { return };
+    let _session = Session::open_with("shop", luod.options()).unwrap();
+    let status: luo::protocol::Status =
+        serde_json::from_str(&luod.run(&["--json", "status"], 0)).unwrap();
+    assert_eq!((status.sessions, status.unclaimed), (1, 0));
+    let list: luo::protocol::SessionList =
+        serde_json::from_str(&luod.run(&["--json", "sessions"], 0)).unwrap();
+    assert_eq!(list.sessions[0].name, "shop");
+}
+
+#[test]
+fn an_upgrade_to_what_is_no_luod_says_that_the_old_one_serves_on() {
+    let Some(luod) = Luod::start() else { return };
+    let text = luod.run(&["upgrade", "--binary", "/bin/true"], 1);
+    assert!(text.contains("serves on"), "{text}");
+    luod.run(&["upgrade", "--binary", "/nonexistent/luod"], 6);
+    luod.run(&["status"], 0);
+}
+
+#[test]
+fn without_luod_the_status_is_unreachable() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_luoctl"))
+        .arg("--socket")
+        .arg(directory.path().join("none"))
+        .arg("status")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(4));
+}
