@@ -387,6 +387,10 @@ impl<'a> Model<'a> {
         let done = self.run(format!("finish, {unclaimed:?}, carry {carry}"), |session| {
             session.finish_with(unclaimed, carry)
         });
+        if self.state == State::Normal && done.is_ok() {
+            // Sent again after a kill it finds what it wanted: that is no error.
+            return;
+        }
         let missing = self.incoming.keys().any(|token| !self.retrieved.contains(token));
         if self.state != State::Updated || (unclaimed == Unclaimed::Refuse && missing) {
             return self.must_refuse("EBUSY", done);
