@@ -160,10 +160,7 @@ fn content(outcome: &Outcome, columns: &[Column]) -> String {
     let frame = frame(outcome, columns);
     let mut svg = String::new();
     // Writing into a string cannot fail, here and below.
-    let _ = write!(
-        svg,
-        "<rect class=\"paper\" width=\"{WIDTH}\" height=\"{HEIGHT}\" rx=\"8\"/>"
-    );
+    let _ = write!(svg, "<rect class=\"paper\" width=\"{WIDTH}\" height=\"{HEIGHT}\" rx=\"8\"/>");
     bands(outcome, frame, &mut svg);
     axes(frame, &mut svg);
     curves(frame, columns, &mut svg);
@@ -259,16 +256,17 @@ fn events(outcome: &Outcome, frame: Frame, svg: &mut String) {
     for step in &outcome.steps {
         let (x, _) = span(frame, step);
         let class = class(step.kind);
+        let slowest = if step.kind == Kind::Nothing { "slowest" } else { "slowest around it" };
         let _ = write!(
             svg,
             "<line class=\"event {class}\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"18\" y2=\"{}\"/><text \
              class=\"title {class}\" x=\"{:.1}\" y=\"30\">{}</text><text class=\"soft\" \
-             x=\"{:.1}\" y=\"48\">worst {}</text>",
+             x=\"{:.1}\" y=\"48\">{slowest} {}</text>",
             HEIGHT - BOTTOM,
             x + 6.0,
             escape(&step.title),
             x + 6.0,
-            milliseconds(step.seen.worst_ms)
+            milliseconds(step.event_worst_ms)
         );
     }
 }

@@ -33,7 +33,10 @@ pub(super) struct Step {
     pub(super) detail: String,
     /// How long the event took until all was as before, in milliseconds.
     pub(super) took_ms: Option<f64>,
-    /// What the load saw from its event to the next.
+    /// The worst latency of what was answered while the event was under way and shortly after, in
+    /// milliseconds; where there is no event, of the whole step.
+    pub(super) event_worst_ms: f64,
+    /// What the load saw from this event to the next.
     pub(super) seen: StepReport,
 }
 
@@ -43,7 +46,7 @@ pub(super) struct Compared {
     pub(super) mib: u64,
     /// Worst latency where nothing happened, in milliseconds.
     pub(super) nothing_ms: f64,
-    /// Worst latency of each update, in milliseconds.
+    /// Worst latency around each update, in milliseconds.
     pub(super) worst_ms: Vec<f64>,
     /// All of it, the reading back of all data included.
     pub(super) load: LoadReport,
@@ -61,6 +64,13 @@ impl Compared {
     pub(super) fn worst_ms(&self) -> f64 {
         self.worst_ms.iter().copied().fold(0.0, f64::max)
     }
+}
+
+/// The worst latency of what was answered from a moment on for so long, in milliseconds.
+pub(super) fn worst_within(load: &LoadReport, from_ms: f64, length_ms: f64) -> f64 {
+    let within = |at_ms: u32| (from_ms..=from_ms + length_ms).contains(&f64::from(at_ms));
+    let slots = load.timeline.iter().filter(|slot| within(slot.at_ms));
+    slots.map(|slot| f64::from(slot.worst_us) / 1e3).fold(0.0, f64::max)
 }
 
 /// All that was seen.
@@ -140,11 +150,11 @@ impl Outcome {
     }
 
     fn judge_step(&self, step: &Step, verdict: &mut Verdict) {
-        let Step { kind, title, seen, .. } = step;
+        let Step { kind, title, seen, event_worst_ms, .. } = step;
         if seen.served == 0 {
             verdict.errors.push(format!("{title}: no request was served"));
         }
-        let worst = seen.worst_ms;
+        let worst = *event_worst_ms;
         let nothing = self.nothing_ms();
         match kind {
             Kind::Nothing => {}
