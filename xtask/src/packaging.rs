@@ -20,8 +20,6 @@ const REQUIRED: &[(&str, &str, Option<&str>)] = &[
     ("Service", "Restart", Some("always")),
     ("Service", "RuntimeDirectory", Some("luod")),
     ("Service", "RuntimeDirectoryPreserve", Some("yes")),
-    ("Service", "FileDescriptorStoreMax", None),
-    ("Service", "FileDescriptorStorePreserve", Some("yes")),
     ("Service", "KillMode", Some("mixed")),
     ("Service", "OOMScoreAdjust", None),
     ("Service", "LimitNOFILE", None),
@@ -33,12 +31,22 @@ const REQUIRED: &[(&str, &str, Option<&str>)] = &[
     ("Install", "WantedBy", None),
 ];
 
+/// What the drop-in must say.
+const REQUIRED_OF_DROP_IN: &[(&str, &str, Option<&str>)] = &[
+    ("Service", "FileDescriptorStoreMax", None),
+    ("Service", "FileDescriptorStorePreserve", Some("yes")),
+    ("Service", "NotifyAccess", Some("main")),
+    ("Service", "Restart", Some("always")),
+];
+
 /// The stage of `cargo xtask test`.
 pub(crate) fn stage(run: &Run<'_>) -> Result<Report> {
     let service = read(run.workspace, SERVICE)?;
     let drop_in = read(run.workspace, DROP_IN)?;
     let mut report = Report::default();
-    for (name, text, required) in [(SERVICE, &service, REQUIRED), (DROP_IN, &drop_in, &[])] {
+    for (name, text, required) in
+        [(SERVICE, &service, REQUIRED), (DROP_IN, &drop_in, REQUIRED_OF_DROP_IN)]
+    {
         match parse(text).and_then(|entries| require(&entries, required)) {
             Ok(()) => report.passed += 1,
             Err(failed) => report.failed.push(format!("{name}: {}", failed.chain())),
@@ -176,14 +184,13 @@ mod tests {
 
     #[test]
     fn the_fd_store_fits_into_the_descriptor_limit() {
-        for text in [UNIT, &format!("{UNIT}\n{CONF}")] {
-            let entries = parse(text).expect("it is a unit file");
-            let number = |key: &str| -> u64 {
-                let entry = entries.iter().rev().find(|entry| entry.1 == key).expect("a key");
-                entry.2.parse().expect("a number")
-            };
-            assert!(number("FileDescriptorStoreMax") < number("LimitNOFILE"));
-        }
+        let text = format!("{UNIT}\n{CONF}");
+        let entries = parse(&text).expect("it is a unit file");
+        let number = |key: &str| -> u64 {
+            let entry = entries.iter().rev().find(|entry| entry.1 == key).expect("a key");
+            entry.2.parse().expect("a number")
+        };
+        assert!(number("FileDescriptorStoreMax") < number("LimitNOFILE"));
     }
 
     #[test]

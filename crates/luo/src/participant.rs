@@ -28,7 +28,7 @@ pub struct Participant {
 }
 
 impl Participant {
-    /// Subscribes under a name of 1 to 31 bytes of `a-z 0-9 - _ .`.
+    /// Subscribes under a name of 1 to 63 letters, digits and `,._+-`.
     ///
     /// # Errors
     /// [`Error::Unavailable`] where no luod runs; EEXIST if the name is taken, EBUSY while an

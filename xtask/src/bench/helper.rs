@@ -46,6 +46,21 @@ enum Helper {
         #[arg(long)]
         began: Option<u64>,
     },
+    /// A service whose listeners luod keeps, and that starts its next process and ends.
+    RestartByLuo {
+        #[arg(long)]
+        dir: PathBuf,
+        #[arg(long)]
+        listeners: usize,
+        #[arg(long)]
+        rounds: usize,
+        /// luod's socket.
+        #[arg(long)]
+        socket: PathBuf,
+        /// When the process before began to leave, in nanoseconds of the monotonic clock.
+        #[arg(long)]
+        began: Option<u64>,
+    },
     /// A service with listeners that restarts itself through ecdysis.
     RestartByEcdysis {
         #[arg(long)]
@@ -67,6 +82,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Helper::ReceiveDescriptors { window } => scm_rights::receive(*window),
         Helper::RestartByExecve { dir, listeners, rounds, began } => {
             restart::by_execve(dir, *listeners, *rounds, *began)
+        }
+        Helper::RestartByLuo { dir, listeners, rounds, socket, began } => {
+            restart::by_luo(dir, *listeners, *rounds, socket, *began)
         }
         Helper::RestartByEcdysis { dir, listeners } => restart::by_ecdysis(dir, *listeners),
     }

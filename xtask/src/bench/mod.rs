@@ -17,11 +17,16 @@ use crate::failure::{Context as _, Failed, Result};
 use crate::proc;
 use crate::workspace::Workspace;
 
+mod daemon;
+mod descriptors;
+mod handover;
 pub(crate) mod helper;
+mod latency;
 mod machine;
 mod report;
 mod restart;
 mod round_trip;
+mod scaling;
 mod scm_rights;
 mod stats;
 
@@ -63,6 +68,26 @@ const BENCHES: &[Bench] = &[
         run: round_trip::run,
     },
     Bench {
+        name: "descriptors",
+        about: "descriptors a second to luod, its keeper included, and back",
+        run: descriptors::run,
+    },
+    Bench {
+        name: "latency",
+        about: "a request to luod, beside a bare message and back",
+        run: latency::run,
+    },
+    Bench {
+        name: "handover",
+        about: "writing and parsing the files' tree of a handover",
+        run: handover::run,
+    },
+    Bench {
+        name: "scaling",
+        about: "the last tenth of many files and sessions, beside the first",
+        run: scaling::run,
+    },
+    Bench {
         name: "restart",
         about: "a new image of a service with all its listeners",
         run: restart::run,
@@ -74,6 +99,8 @@ const BENCHES: &[Bench] = &[
 pub(crate) struct Bencher {
     /// This program, for helpers.
     pub(crate) xtask: PathBuf,
+    /// luod of the same build.
+    pub(crate) luod: PathBuf,
     quick: bool,
     progress: ProgressBar,
 }
@@ -87,6 +114,11 @@ impl Bencher {
     /// Shows what is being measured.
     pub(crate) fn measuring(&self, what: &str) {
         self.progress.set_message(what.to_owned());
+    }
+
+    /// Says that something cannot be measured here, and why.
+    pub(crate) fn skipped(&self, why: &str) {
+        self.progress.suspend(|| eprintln!("SKIPPED: {why}"));
     }
 }
 
@@ -118,7 +150,14 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     bar.set_style(ProgressStyle::with_template(style).context(|| "draw progress".into())?);
     bar.enable_steady_tick(Duration::from_millis(200));
     let xtask = std::env::current_exe().context(|| "find this program".into())?;
-    let bencher = Bencher { xtask, quick: args.quick, progress: bar.clone() };
+    let luod = xtask.with_file_name("luod");
+    if !luod.exists() {
+        return Err(Failed::new(format!(
+            "there is no {}: build the whole workspace with the same profile",
+            luod.display()
+        )));
+    }
+    let bencher = Bencher { xtask, luod, quick: args.quick, progress: bar.clone() };
 
     let began = Instant::now();
     let mut sections = Vec::new();

@@ -1,10 +1,13 @@
-//! How long a service with many listeners takes to become its next image, by the ways that need
-//! no luo: execve in place, and the crate ecdysis.
+//! How long a service with many listeners takes to become its next image: through luod, by execve
+//! in place, and by the crate ecdysis.
 //!
 //! Measured from the moment the old image begins to leave until the new one holds every listener
 //! as a value of its own. Both ends are the same program and the same kind of listener (unix stream
 //! sockets with a path). The moment is written down by the processes themselves, on the monotonic
 //! clock, which all processes share.
+//!
+//! Through luod it is another process: the old one closes its session, starts the new one and
+//! ends; the new one claims the session and retrieves all listeners.
 //!
 //! ecdysis' `upgrade` itself returns half a second later, because its thread that looks after
 //! the child sleeps that long; the figure here is the child's, so that it is as good as it can be.
@@ -20,37 +23,70 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use luo::{Options, Session};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
 
+use super::daemon::{self, Daemon};
+use super::report::Better;
 use super::stats::{Samples, micros};
 use super::{Bencher, Row, helper};
 use crate::failure::{Context as _, Failed, Result};
 
+/// Restarts of one helper, in a row.
+const ROUNDS: usize = 50;
+/// The session that luod keeps the listeners in.
+const SESSION: &str = "bench-restart";
+/// Of execve in place.
+const GOAL: f64 = 1.5;
+
 /// A service with 1, 100 and 1,000 listeners.
 pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
+    let daemon = Daemon::start(bencher, None)?;
     let mut rows = Vec::new();
     for listeners in [1, 100, 1000] {
         let what = match listeners {
             1 => "restart of a service with 1 listener".into(),
             many => format!("restart of a service with {many} listeners"),
         };
-        bencher.measuring(&format!("{what} by execve"));
-        let execve = execve(bencher, listeners)?;
+        // In turns, so that what else the machine does bears on both.
+        let (mut luo, mut execve) = (Duration::MAX, Duration::MAX);
+        for _ in 0..bencher.times(5) {
+            bencher.measuring(&format!("{what} by execve"));
+            execve = execve.min(by_execve_median(bencher, listeners)?);
+            bencher.measuring(&format!("{what} through luod"));
+            luo = luo.min(by_luo_median(bencher, &daemon, listeners)?);
+        }
         bencher.measuring(&format!("{what} by ecdysis"));
-        let ecdysis = ecdysis(bencher, listeners)?;
-        rows.push(Row::limit(what.clone(), "execve in place", micros(execve), "µs"));
-        rows.push(Row::limit(what, "ecdysis", micros(ecdysis), "µs"));
+        let ecdysis = by_ecdysis_median(bencher, listeners)?;
+        let beside = |peer: &str, value, goal| Row {
+            what: what.clone(),
+            ours: Some(micros(luo)),
+            peer: peer.into(),
+            peer_value: micros(value),
+            unit: "µs",
+            better: Better::Lower,
+            goal,
+        };
+        rows.push(beside("execve in place", execve, Some(GOAL)));
+        rows.push(beside("ecdysis", ecdysis, None));
     }
     Ok(rows)
 }
 
-/// The median time of a restart in place.
-pub(crate) fn execve(bencher: &Bencher, listeners: usize) -> Result<Duration> {
+/// The median time of a restart through luod.
+fn by_luo_median(bencher: &Bencher, daemon: &Daemon, listeners: usize) -> Result<Duration> {
     let dir = TempDir::new().context(|| "make a directory".into())?;
-    let rounds = bencher.times(50);
+    let rounds = bencher.times(ROUNDS);
+    let more = [format!("--rounds={rounds}"), format!("--socket={}", daemon.socket().display())];
+    median(helper_lines(bencher, "restart-by-luo", dir.path(), listeners, &more)?)
+}
+
+/// The median time of a restart in place.
+fn by_execve_median(bencher: &Bencher, listeners: usize) -> Result<Duration> {
+    let dir = TempDir::new().context(|| "make a directory".into())?;
+    let rounds = bencher.times(ROUNDS);
     let lines = helper_lines(
         bencher,
         "restart-by-execve",
@@ -62,7 +98,7 @@ pub(crate) fn execve(bencher: &Bencher, listeners: usize) -> Result<Duration> {
 }
 
 /// The median time until the child of an upgrade is ready.
-pub(crate) fn ecdysis(bencher: &Bencher, listeners: usize) -> Result<Duration> {
+fn by_ecdysis_median(bencher: &Bencher, listeners: usize) -> Result<Duration> {
     let mut all = Vec::new();
     // One upgrade costs ecdysis half a second whatever is done, so there are fewer of them.
     for _ in 0..bencher.times(10).max(3) {
@@ -133,13 +169,6 @@ fn say(nanos: u64) -> Result<()> {
     writeln!(std::io::stdout(), "{nanos}").context(|| "tell the time".into())
 }
 
-/// A thousand listeners and their duplicates are more than the usual soft limit.
-fn raise_descriptor_limit() -> Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
-        .context(|| "raise the limit of open descriptors".into())
-}
-
 fn bind(dir: &Path, at: usize) -> Result<UnixListener> {
     let path = dir.join(at.to_string());
     UnixListener::bind(&path).context(|| format!("listen on {}", path.display()))
@@ -160,7 +189,7 @@ fn beyond(listener: &UnixListener, first: i32) -> Result<UnixListener> {
 pub(super) fn by_execve(dir: &Path, count: usize, rounds: usize, began: Option<u64>) -> Result<()> {
     let listeners = match began {
         None => {
-            raise_descriptor_limit()?;
+            daemon::raise_descriptor_limit()?;
             let bound = (0..count).map(|at| bind(dir, at)).collect::<Result<Vec<_>>>()?;
             bound.iter().map(|listener| beyond(listener, ROW)).collect::<Result<Vec<_>>>()?
         }
@@ -206,6 +235,57 @@ pub(super) fn by_execve(dir: &Path, count: usize, rounds: usize, began: Option<u
     Err(failed).context(|| "become the next image".into())
 }
 
+/// The helper: luod keeps its listeners, and it is followed by its next process until no round is
+/// left.
+pub(super) fn by_luo(
+    dir: &Path,
+    count: usize,
+    rounds: usize,
+    socket: &Path,
+    began: Option<u64>,
+) -> Result<()> {
+    let options = Options::new().socket(socket);
+    let (session, listeners) = match began {
+        None => {
+            daemon::raise_descriptor_limit()?;
+            let listeners = (0..count).map(|at| bind(dir, at)).collect::<Result<Vec<_>>>()?;
+            let session =
+                Session::create_with(SESSION, options).context(|| "make a session".into())?;
+            let files: Vec<_> = (1..).zip(&listeners).collect();
+            daemon::preserve(&session, &files)?;
+            (session, listeners)
+        }
+        Some(began) => {
+            let session =
+                Session::claim_with(SESSION, options).context(|| "claim the session".into())?;
+            let tokens: Vec<u64> = (1..).take(count).collect();
+            let listeners: Vec<UnixListener> =
+                daemon::retrieve(&session, &tokens)?.into_iter().map(UnixListener::from).collect();
+            say(now() - began)?;
+            session.finish_and_carry().context(|| "finish the update".into())?;
+            (session, listeners)
+        }
+    };
+    if rounds == 0 {
+        return session.release().context(|| "release the session".into());
+    }
+    let xtask = std::env::current_exe().context(|| "find this program".into())?;
+    let began = now();
+    drop(session);
+    Command::new(xtask)
+        .args(["helper", "restart-by-luo", "--dir"])
+        .arg(dir)
+        .arg(format!("--listeners={count}"))
+        .arg(format!("--rounds={}", rounds - 1))
+        .arg(format!("--began={began}"))
+        .arg("--socket")
+        .arg(socket)
+        .spawn()
+        .context(|| "start the next process".into())?;
+    drop(listeners);
+    Ok(())
+}
+
 /// ecdysis takes a child that ends within half a second for one that failed.
 fn outlive_parent() -> Result<()> {
     let parent = rustix::process::getppid();
@@ -224,7 +304,7 @@ fn outlive_parent() -> Result<()> {
 pub(super) fn by_ecdysis(dir: &Path, count: usize) -> Result<()> {
     let mut ecdysis = ecdysis::Ecdysis::new();
     if !ecdysis.is_child() {
-        raise_descriptor_limit()?;
+        daemon::raise_descriptor_limit()?;
     }
     let listeners = (0..count)
         .map(|at| {

@@ -40,7 +40,8 @@ pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn measure(bencher: &Bencher, here: usize, there: usize) -> Result<Samples> {
+/// Round trips between a thread on one processor and a helper on another.
+pub(super) fn measure(bencher: &Bencher, here: usize, there: usize) -> Result<Samples> {
     let args = ["echo".into(), format!("--cpu={there}")];
     let peer = Peer::start(&bencher.xtask, &args, SocketType::STREAM)?;
     let socket = peer.socket()?.as_fd();

@@ -6,7 +6,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use rustix::net::{
@@ -37,31 +37,58 @@ pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
 }
 
 /// The bare limit: descriptors a second, `batch` in a message.
-pub(crate) fn per_second(bencher: &Bencher, batch: usize) -> Result<f64> {
-    let window = (WINDOW / batch).max(1);
-    let args = ["receive-descriptors".into(), format!("--window={window}")];
-    let peer = Peer::start(&bencher.xtask, &args, SocketType::SEQPACKET)?;
-    // The same file each time: what is measured is the way, not opening and closing files.
-    let file = rustix::fs::memfd_create("luo-bench", rustix::fs::MemfdFlags::CLOEXEC)
-        .context(|| "make a memfd".into())?;
-    let files = vec![file.as_fd(); batch];
-    let socket = peer.socket()?.as_fd();
+fn per_second(bencher: &Bencher, batch: usize) -> Result<f64> {
+    let mut bare = Bare::start(bencher, batch)?;
+    let descriptors = bencher.times(2_000_000).min(bencher.times(400_000) * batch);
+    let value = bare.round(descriptors)?;
+    bare.end()?;
+    Ok(value)
+}
 
-    // The first window is not measured: the helper may not have started yet.
-    send_window(socket, &files, window)?;
-    acknowledged(socket)?;
-    let windows = bencher.times(2_000_000).min(bencher.times(400_000) * batch) / (window * batch);
-    let windows = windows.max(2);
-    let began = Instant::now();
-    send_window(socket, &files, window)?;
-    for _ in 1..windows {
-        send_window(socket, &files, window)?;
-        acknowledged(socket)?;
+/// A bare socket with a helper at its other end, which receives and closes.
+#[derive(Debug)]
+pub(super) struct Bare {
+    peer: Peer,
+    /// The same file each time: what is measured is the way, not opening and closing files.
+    file: OwnedFd,
+    batch: usize,
+    window: usize,
+}
+
+impl Bare {
+    /// For messages of `batch` descriptors.
+    pub(super) fn start(bencher: &Bencher, batch: usize) -> Result<Self> {
+        let window = (WINDOW / batch).max(1);
+        let args = ["receive-descriptors".into(), format!("--window={window}")];
+        let peer = Peer::start(&bencher.xtask, &args, SocketType::SEQPACKET)?;
+        let file = rustix::fs::memfd_create("luo-bench", rustix::fs::MemfdFlags::CLOEXEC)
+            .context(|| "make a memfd".into())?;
+        let mut bare = Self { peer, file, batch, window };
+        // Not measured: the helper may not have started yet.
+        bare.round(1)?;
+        Ok(bare)
     }
-    acknowledged(socket)?;
-    let took = began.elapsed();
-    peer.end()?;
-    Ok((windows * window * batch) as f64 / took.as_secs_f64())
+
+    /// Sends at least so many, and gives how many a second went.
+    pub(super) fn round(&mut self, descriptors: usize) -> Result<f64> {
+        let (batch, window) = (self.batch, self.window);
+        let files = vec![self.file.as_fd(); batch];
+        let socket = self.peer.socket()?.as_fd();
+        let windows = descriptors.div_ceil(window * batch).max(2);
+        let began = Instant::now();
+        send_window(socket, &files, window)?;
+        for _ in 1..windows {
+            send_window(socket, &files, window)?;
+            acknowledged(socket)?;
+        }
+        acknowledged(socket)?;
+        let took = began.elapsed();
+        Ok((windows * window * batch) as f64 / took.as_secs_f64())
+    }
+
+    pub(super) fn end(self) -> Result<()> {
+        self.peer.end()
+    }
 }
 
 fn send_window(socket: BorrowedFd<'_>, files: &[BorrowedFd<'_>], window: usize) -> Result<()> {

@@ -315,7 +315,7 @@ pub struct Watched {
 /// Parameters of `Participate`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Participate {
-    /// The subsystem's name, 1 to 31 bytes of `a-z 0-9 - _ .`.
+    /// The subsystem's name, 1 to 63 letters, digits and `,._+-`.
     pub name: String,
     /// Whether its failure cancels an update. Default true.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -18,7 +18,7 @@ pub struct Participant {
 }
 
 impl Participant {
-    /// Subscribes under a name of 1 to 31 bytes of `a-z 0-9 - _ .`. See
+    /// Subscribes under a name of 1 to 63 letters, digits and `,._+-`. See
     /// [`luo::Participant::join`](crate::Participant::join).
     ///
     /// # Errors

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use luo::protocol::{self, Event};
 use luo_carriers::HostFile;
 use luo_core::{
-    Call, CallId, CallKind, Error, Failure, Location, Notice, Orchestrator, Outcome, Phase, Report,
-    TransitionId,
+    Call, CallId, CallKind, Error, Failure, FinishOptions, Location, Notice, Orchestrator, Outcome,
+    Phase, Report, SessionId, TransitionId,
 };
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 
@@ -93,6 +93,8 @@ impl Awaited {
 struct Transition {
     timings: Timings,
     waiters: Vec<oneshot::Sender<Rc<Ended>>>,
+    /// The session and the request that finishes it.
+    finishes: Option<(SessionId, u64)>,
 }
 
 /// A participant's call that is on its way.
@@ -188,23 +190,35 @@ impl Host {
     }
 
     /// Begins a transition; what comes out is told once the keeper has its records.
-    pub(crate) fn begin(
+    fn begin(
         self: &Rc<Self>,
+        finishes: Option<(SessionId, u64)>,
         start: impl FnOnce(&mut Orchestrator<HostFile>) -> Result<TransitionId, Error>,
     ) -> Result<Awaited, Refusal> {
         let id = start(&mut self.core.borrow_mut())?;
         let (waiter, waiting) = oneshot::channel();
-        self.transitions
-            .borrow_mut()
-            .entry(id)
-            .or_insert_with(|| Transition {
-                timings: Timings::new(Instant::now()),
-                waiters: Vec::new(),
-            })
-            .waiters
-            .push(waiter);
+        let transition =
+            Transition { timings: Timings::new(Instant::now()), waiters: vec![waiter], finishes };
+        self.transitions.borrow_mut().insert(id, transition);
         self.pump();
         Ok(Awaited(waiting))
+    }
+
+    /// Finishes a session's live update. The request is noted with the records of its end, and
+    /// neither sooner nor later: a repetition is known by it.
+    pub(crate) async fn finish_session(
+        self: &Rc<Self>,
+        id: SessionId,
+        options: FinishOptions,
+        request: u64,
+    ) -> Result<(), Refusal> {
+        let start =
+            |core: &mut Orchestrator<HostFile>| core.finish(luo_core::Scope::Session(id), options);
+        let ended = self.begin(Some((id, request)), start)?.end().await?;
+        match &ended.report.result {
+            Ok(()) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Begins a transition and waits for its end; a failed one is a refusal.
@@ -212,7 +226,7 @@ impl Host {
         self: &Rc<Self>,
         start: impl FnOnce(&mut Orchestrator<HostFile>) -> Result<TransitionId, Error>,
     ) -> Result<Rc<Ended>, Refusal> {
-        let ended = self.begin(start)?.end().await?;
+        let ended = self.begin(None, start)?.end().await?;
         match &ended.report.result {
             Ok(()) => Ok(ended),
             Err(error) => Err(error.into()),
@@ -421,12 +435,15 @@ impl Host {
 
     fn ended(self: &Rc<Self>, report: Report) {
         let transition = self.transitions.borrow_mut().remove(&report.id);
-        let (total, timings, waiters) = match transition {
-            Some(Transition { timings, waiters }) => {
-                (timings.total(Instant::now()), Some(timings), waiters)
+        let (total, timings, waiters, finishes) = match transition {
+            Some(Transition { timings, waiters, finishes }) => {
+                (timings.total(Instant::now()), Some(timings), waiters, finishes)
             }
-            None => (Duration::ZERO, None, Vec::new()),
+            None => (Duration::ZERO, None, Vec::new(), None),
         };
+        if let (Some((id, request)), Ok(())) = (finishes, &report.result) {
+            self.persisted.borrow_mut().session_extra(id).finished_by = request;
+        }
         let (session, what) = match report.scope {
             luo_core::Scope::Machine => (None, "machine".to_owned()),
             luo_core::Scope::Session(id) | luo_core::Scope::File(id, _) => {

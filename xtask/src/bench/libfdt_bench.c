@@ -1,4 +1,4 @@
-/* Measures libfdt for handover_bench.rs: libfdt_bench write|read FILES prints the best run's
+/* Measures libfdt for the benchmark of the handover: libfdt_bench write|read FILES prints the best run's
  * nanoseconds a file. The tree is the files' tree of one session. */
 #include <inttypes.h>
 #include <libfdt.h>
