@@ -118,7 +118,7 @@ fn frame(outcome: &Outcome, columns: &[Column]) -> Frame {
     let most = columns.iter().map(|column| column.worst_ms).fold(UPDATE_TARGET_MS, f64::max);
     // A little below what is usual, at a figure that can be read.
     let steps = (-2..=1).flat_map(|decade| [1.0, 2.0, 5.0].map(|by| by * 10f64.powi(decade)));
-    let low = steps.filter(|step| *step <= least * 0.7).last().unwrap_or(0.01).log10();
+    let low = steps.rev().find(|step| *step <= least * 0.7).unwrap_or(0.01).log10();
     Frame { end_ms: end_ms(outcome), low, high: most.log10().ceil().max(low.floor() + 1.0) }
 }
 
