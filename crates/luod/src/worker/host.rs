@@ -1,16 +1,18 @@
 //! The worker's one state, and how calls of the framework are run and its transitions awaited.
 //!
 //! Everything here lives on one thread and is borrowed for moments only: no borrow is held across
-//! an await. Handlers run on other threads, participants in other processes; their outcomes come
-//! back here.
+//! an await. Handlers run on other threads, but for those that are quick; participants run in other
+//! processes. Their outcomes come back here.
 //!
 //! Invariants:
 //! - Whoever changes the framework's state calls [`Host::pump`] afterwards, and [`Host::commit`]
 //!   before it tells anybody.
-//! - A transition's end is told only after the keeper has its records.
+//! - A transition's end is told only after the keeper has its records, but for a
+//!   [step](Host::run_step), whose end is told to nobody but the one who commits it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,6 +36,8 @@ use super::timing::{Timings, micros};
 use super::upgrade::Upgrades;
 use crate::config::Config;
 
+/// Handler calls that are run here before everybody else has a turn.
+const QUICK_CALLS: usize = 512;
 /// Handler calls that one thread gets at a time.
 const CALLS_PER_THREAD: usize = 512;
 /// How long a handler may take without a sign of life before its call counts as late.
@@ -93,6 +97,8 @@ impl Awaited {
 struct Transition {
     timings: Timings,
     waiters: Vec<oneshot::Sender<Rc<Ended>>>,
+    /// One step of several, which are kept together: its end is told at once.
+    step: bool,
 }
 
 /// A participant's call that is on its way.
@@ -130,7 +136,9 @@ pub(crate) struct Host {
     events: broadcast::Sender<Event>,
     transitions: RefCell<HashMap<TransitionId, Transition>>,
     remote: RefCell<HashMap<CallId, Remote>>,
-    /// Threads that run handlers.
+    /// [`Host::pump`] will be called soon.
+    pumping: Cell<bool>,
+    /// Threads that run handlers, and a pump that is to come.
     pub(crate) running: Cell<usize>,
     pub(crate) idle: Notify,
     /// The machine had departed when this worker began.
@@ -168,6 +176,7 @@ impl Host {
             events,
             transitions: RefCell::default(),
             remote: RefCell::default(),
+            pumping: Cell::new(false),
             running: Cell::new(0),
             idle: Notify::new(),
             departed,
@@ -192,6 +201,14 @@ impl Host {
         self: &Rc<Self>,
         start: impl FnOnce(&mut Orchestrator<HostFile>) -> Result<TransitionId, Error>,
     ) -> Result<Awaited, Refusal> {
+        self.begin_as(start, false)
+    }
+
+    fn begin_as(
+        self: &Rc<Self>,
+        start: impl FnOnce(&mut Orchestrator<HostFile>) -> Result<TransitionId, Error>,
+        step: bool,
+    ) -> Result<Awaited, Refusal> {
         let id = start(&mut self.core.borrow_mut())?;
         let (waiter, waiting) = oneshot::channel();
         self.transitions
@@ -200,6 +217,7 @@ impl Host {
             .or_insert_with(|| Transition {
                 timings: Timings::new(Instant::now()),
                 waiters: Vec::new(),
+                step,
             })
             .waiters
             .push(waiter);
@@ -212,25 +230,37 @@ impl Host {
         self: &Rc<Self>,
         start: impl FnOnce(&mut Orchestrator<HostFile>) -> Result<TransitionId, Error>,
     ) -> Result<Rc<Ended>, Refusal> {
-        let ended = self.begin(start)?.end().await?;
-        match &ended.report.result {
-            Ok(()) => Ok(ended),
-            Err(error) => Err(error.into()),
-        }
+        succeeded(self.begin(start)?.end().await?)
+    }
+
+    /// As [`run`](Self::run), for one step of several: the keeper gets its records with those of
+    /// the steps after it. Whoever asks for it commits before anybody is told.
+    pub(crate) async fn run_step(
+        self: &Rc<Self>,
+        start: impl FnOnce(&mut Orchestrator<HostFile>) -> Result<TransitionId, Error>,
+    ) -> Result<Rc<Ended>, Refusal> {
+        succeeded(self.begin_as(start, true)?.end().await?)
     }
 
     /// Starts what can start and tells what has ended.
     pub(crate) fn pump(self: &Rc<Self>) {
+        let carrier = self.custody.carrier();
+        let mut left = if carrier.is_quick() { QUICK_CALLS } else { 0 };
         let mut retrieved = false;
         loop {
             let mut local = Vec::new();
             let mut busy = false;
-            loop {
+            while left > 0 || !carrier.is_quick() {
                 let call = self.core.borrow_mut().next_call();
                 match call {
                     Some(call) if call.kind() == CallKind::Remote => {
                         busy = true;
                         self.call_participant(&call);
+                    }
+                    Some(call) if left > 0 && call.is_quick() => {
+                        busy = true;
+                        left -= 1;
+                        self.call_quickly(&call);
                     }
                     Some(call) => local.push(call),
                     None => break,
@@ -250,10 +280,31 @@ impl Host {
             if !busy {
                 break;
             }
+            if left == 0 && carrier.is_quick() {
+                self.pump_later();
+                break;
+            }
         }
         if retrieved {
             self.retrieved.notify_waiters();
         }
+    }
+
+    /// Goes on with what is left once everybody else has had a turn.
+    fn pump_later(self: &Rc<Self>) {
+        if self.pumping.replace(true) {
+            return;
+        }
+        let host = Rc::clone(self);
+        self.running.set(self.running.get() + 1);
+        tokio::task::spawn_local(async move {
+            tokio::task::yield_now().await;
+            host.pumping.set(false);
+            host.running.set(host.running.get() - 1);
+            host.pump();
+            host.commit();
+            host.idle.notify_waiters();
+        });
     }
 
     /// Writes what has changed to the keeper; the ticket says when the keeper has it.
@@ -313,6 +364,18 @@ impl Host {
         }
     }
 
+    /// Runs a handler call that waits for nobody.
+    fn call_quickly(&self, call: &Call<HostFile>) {
+        let start = Instant::now();
+        let carrier = self.custody.carrier();
+        let ran = std::panic::catch_unwind(AssertUnwindSafe(|| call.run(&**carrier)));
+        let outcome = ran.unwrap_or_else(|_| Outcome::failed(no_result()));
+        self.time(call.transition(), call.phase(), call.location(), start, Instant::now());
+        if let Err(error) = self.core.borrow_mut().complete(call.id(), outcome) {
+            tracing::debug!(%error, "a call ended that was not open any more");
+        }
+    }
+
     /// Runs handler calls on a thread of their own.
     fn call_handlers(self: &Rc<Self>, calls: Vec<Call<HostFile>>) {
         let carrier = Arc::clone(self.custody.carrier());
@@ -360,8 +423,7 @@ impl Host {
             }
             // A handler that panicked takes its thread along: its calls have failed.
             for (id, _) in open.drain() {
-                let reason = "the handler ended without a result; this is a bug of the handler";
-                let outcome = Outcome::failed(Failure::new(luo_core::Errno::Io, reason));
+                let outcome = Outcome::failed(no_result());
                 if let Err(error) = host.core.borrow_mut().complete(id, outcome) {
                     tracing::debug!(%error, "a failed call was not open any more");
                 }
@@ -421,11 +483,11 @@ impl Host {
 
     fn ended(self: &Rc<Self>, report: Report) {
         let transition = self.transitions.borrow_mut().remove(&report.id);
-        let (total, timings, waiters) = match transition {
-            Some(Transition { timings, waiters }) => {
-                (timings.total(Instant::now()), Some(timings), waiters)
+        let (total, timings, waiters, step) = match transition {
+            Some(Transition { timings, waiters, step }) => {
+                (timings.total(Instant::now()), Some(timings), waiters, step)
             }
-            None => (Duration::ZERO, None, Vec::new()),
+            None => (Duration::ZERO, None, Vec::new(), false),
         };
         let (session, what) = match report.scope {
             luo_core::Scope::Machine => (None, "machine".to_owned()),
@@ -448,9 +510,16 @@ impl Host {
         for error in &report.left_out {
             self.tell("failure", None, format!("{} goes on without: {error}", report.event));
         }
-        let ticket = self.commit();
         self.sessions_changed.notify_waiters();
         let ended = Rc::new(Ended { report, total, timings: RefCell::new(timings) });
+        if step {
+            for waiter in waiters {
+                // Who asked may have gone.
+                let _ = waiter.send(Rc::clone(&ended));
+            }
+            return;
+        }
+        let ticket = self.commit();
         tokio::task::spawn_local(async move {
             if let Err(error) = ticket.await {
                 let reason = error.reason();
@@ -462,4 +531,18 @@ impl Host {
             }
         });
     }
+}
+
+/// A failed transition is a refusal.
+fn succeeded(ended: Rc<Ended>) -> Result<Rc<Ended>, Refusal> {
+    match &ended.report.result {
+        Ok(()) => Ok(ended),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A handler panicked.
+fn no_result() -> Failure {
+    let reason = "the handler ended without a result; this is a bug of the handler";
+    Failure::new(luo_core::Errno::Io, reason)
 }

@@ -1,6 +1,5 @@
 //! The interface `io.luo.Session`: one session, for whoever holds its descriptor.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -169,48 +168,47 @@ impl SessionService {
         let (host, id) = (Rc::clone(&self.host), self.id);
         later(async move {
             let deadline = Instant::now() + RETRIEVE_DEADLINE;
-            let mut answers: HashMap<usize, Result<HostFile, Refusal>> = HashMap::new();
+            let mut answers: Vec<Option<Result<HostFile, Refusal>>> = Vec::new();
+            answers.resize_with(parameters.tokens.len(), || None);
             loop {
                 let changed = host.retrieved.notified();
-                for (index, token) in parameters.tokens.iter().enumerate() {
-                    if answers.contains_key(&index) {
-                        continue;
-                    }
-                    match host.core.borrow_mut().retrieve(id, Token(*token)) {
-                        Ok(Retrieval::Ready(file)) => _ = answers.insert(index, Ok(file)),
-                        Ok(Retrieval::Failed(error)) => {
-                            answers.insert(index, Err(error.into()));
-                        }
-                        Ok(Retrieval::Pending) => {}
-                        Err(error) => _ = answers.insert(index, Err(error.into())),
-                    }
-                }
-                if answers.len() == parameters.tokens.len() {
+                if ask(&host, id, &parameters.tokens, &mut answers) {
                     break;
                 }
                 host.pump();
+                // What is quick is here already.
+                if ask(&host, id, &parameters.tokens, &mut answers) {
+                    break;
+                }
                 if tokio::time::timeout_at(deadline, changed).await.is_err() {
                     let reason = "the files were not restored in time; ask again";
                     return Err(Refusal::new(Errno::TimedOut, reason));
                 }
             }
-            host.commit();
             let mut reply = Retrieved::default();
-            let mut given = Vec::new();
-            for (index, token) in parameters.tokens.iter().enumerate() {
-                match answers.remove(&index) {
+            let mut given = Vec::with_capacity(answers.len());
+            // A file that is in a slot already is safe; what was made anew has to get there.
+            let mut kept = true;
+            for (index, (token, answer)) in parameters.tokens.iter().zip(answers).enumerate() {
+                match answer {
                     Some(Ok(file)) => {
+                        kept &= file.slot().is_some();
                         reply.tokens.push(*token);
                         given.push(Descriptor::Shared(file));
                     }
                     Some(Err(refusal)) => {
+                        kept = false;
                         reply.refused.push(refused(index, Some(Token(*token)), refusal));
                     }
                     None => {}
                 }
             }
+            if !kept {
+                host.commit();
+            }
             let tokens = reply.tokens.clone();
             let reply = Reply::new(&reply).with(given);
+            // Their records are written once, with the news that their owner has them.
             Ok(reply.when_delivered(move || {
                 for token in tokens {
                     // Finished meanwhile: then it does not matter any more.
@@ -276,6 +274,30 @@ impl Service for SessionService {
     async fn resumed(&self) {
         self.host.upgrades.resumed().await;
     }
+}
+
+/// Asks for the files that are not answered yet; `true`: now all are.
+fn ask(
+    host: &Host,
+    id: SessionId,
+    tokens: &[u64],
+    answers: &mut [Option<Result<HostFile, Refusal>>],
+) -> bool {
+    let mut core = host.core.borrow_mut();
+    let mut all = true;
+    for (token, answer) in tokens.iter().zip(answers) {
+        if answer.is_some() {
+            continue;
+        }
+        *answer = match core.retrieve(id, Token(*token)) {
+            Ok(Retrieval::Ready(file)) => Some(Ok(file)),
+            Ok(Retrieval::Failed(error)) => Some(Err(error.into())),
+            Ok(Retrieval::Pending) => None,
+            Err(error) => Some(Err(error.into())),
+        };
+        all &= answer.is_some();
+    }
+    all
 }
 
 /// What the interface says about files that nobody retrieved, in the framework's words.
