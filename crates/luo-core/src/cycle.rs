@@ -28,6 +28,8 @@ mod end;
 mod late;
 mod plan;
 mod settle;
+mod settle_parts;
+mod start;
 mod units;
 
 use alloc::{

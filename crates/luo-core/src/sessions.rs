@@ -263,12 +263,20 @@ impl<F: File> Orchestrator<F> {
         Ok(())
     }
 
-    /// Somebody has claimed the session.
+    /// Somebody has claimed the session. What the owner before had retrieved has gone with it, so
+    /// that nothing counts as reclaimed.
     ///
     /// # Errors
     /// ENOENT.
     pub fn owner_back(&mut self, session: SessionId) -> Result<(), Error> {
-        self.sessions.get_mut(session)?.unclaimed = false;
+        let there = self.sessions.get_mut(session)?;
+        there.unclaimed = false;
+        for (token, file) in &mut there.incoming {
+            if core::mem::take(&mut file.reclaimed) {
+                let key = FileKey { session, side: Side::Incoming, token: *token };
+                self.dirty.files.insert(key);
+            }
+        }
         self.sessions.set_expiry(session, None);
         self.dirty.sessions.insert(session);
         Ok(())

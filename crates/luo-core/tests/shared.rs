@@ -261,3 +261,44 @@ fn a_session_alone_takes_it_along_and_it_ends_with_the_last_file_of_all() {
     assert_eq!(log.last().unwrap(), "finish shared toy");
     assert_eq!(world.carrier.kept(), 0);
 }
+
+#[test]
+fn it_is_frozen_when_the_last_file_is_and_again_when_more_have_joined() {
+    for restored in [false, true] {
+        let (mut world, a, b) = world();
+        for session in [a, b] {
+            world.event(Scope::Session(session), Event::Prepare);
+        }
+        world.log();
+        world.event(Scope::Session(a), Event::Freeze);
+        assert_eq!(world.log(), words("freeze 1, freeze 2"), "b is not frozen");
+        world.event(Scope::Session(b), Event::Freeze);
+        assert_eq!(world.log(), words("freeze 3, freeze 4, freeze shared toy"));
+        if restored {
+            let mut next = World::bare(world.carrier.clone());
+            next.shared_handler("toy");
+            next.handler("plain");
+            next.core.restore_machine(world.core.machine_record()).unwrap();
+            for session in [a, b] {
+                next.core.restore_session(world.core.session_record(session).unwrap()).unwrap();
+                for file in world.core.files(session) {
+                    let key = FileKey { session, side: file.side, token: file.token };
+                    let record = world.core.file_record(key).unwrap();
+                    next.core.restore_file(record, world.core.file_ref(key)).unwrap();
+                }
+            }
+            assert!(next.core.resume().is_empty());
+            world = next;
+        }
+        world.event(Scope::Session(a), Event::Cancel);
+        world.event(Scope::Session(a), Event::Prepare);
+        world.log();
+        world.event(Scope::Session(a), Event::Freeze);
+        assert_eq!(world.log(), words("freeze 1, freeze 2, freeze shared toy"));
+        assert!(world.machine(Event::Prepare).result.is_ok());
+        assert!(world.machine(Event::Freeze).result.is_ok());
+        assert_eq!(world.log(), ["keep tree"], "everything was ahead");
+        assert!(world.machine(Event::Cancel).result.is_ok());
+        assert_eq!(world.carrier.kept(), 0);
+    }
+}

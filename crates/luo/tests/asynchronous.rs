@@ -53,7 +53,7 @@ fn calls_of_several_tasks_run_side_by_side() {
             assert!(manager.sessions().await.unwrap().is_empty());
             state
         };
-        let (upgraded, state) = tokio::join!(manager.upgrade(None, PATIENCE, true), short);
+        let (upgraded, state) = tokio::join!(manager.upgrade(None, PATIENCE, false), short);
         assert_eq!(upgraded.unwrap().after, "2");
         assert_eq!(state, luo::State::Updated);
     });

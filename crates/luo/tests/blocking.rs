@@ -38,7 +38,7 @@ fn a_long_call_of_one_thread_holds_up_no_other() {
     let manager = api::Manager::connect(luod.options()).unwrap();
     thread::scope(|scope| {
         let mut long = luod.accept();
-        let upgrade = scope.spawn(|| manager.upgrade(None, PATIENCE, true));
+        let upgrade = scope.spawn(|| manager.upgrade(None, PATIENCE, false));
         long.take("io.luo.Upgrade");
         let short = scope.spawn(|| manager.status());
         let mut other = luod.accept();

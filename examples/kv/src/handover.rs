@@ -66,7 +66,9 @@ pub enum HandoverError {
         waited: Duration,
     },
     /// The session is somebody else's.
-    #[error("session {name} holds files, but none of them is kv's memory; choose another one with --session")]
+    #[error(
+        "session {name} holds files, but none of them is kv's memory; choose another one with --session"
+    )]
     NotOurs {
         /// The session.
         name: String,

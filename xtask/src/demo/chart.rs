@@ -36,7 +36,8 @@ pub(super) const STYLE: &str = "
 .chart .worst { fill: var(--worst); }
 .chart .usual { fill: none; stroke: var(--usual); stroke-width: 1.5; stroke-linejoin: round; }
 .chart .target { stroke: var(--target); stroke-width: 1.2; stroke-dasharray: 6 4; }
-.chart .target-text { fill: var(--target); font-size: 12px; }
+.chart .target-text { fill: var(--target); font-size: 12px; paint-order: stroke; stroke: var(--paper);
+  stroke-width: 4px; stroke-linejoin: round; }
 .chart .service { stroke: var(--service); } .chart text.service { fill: var(--service); stroke: none; }
 .chart .kill { stroke: var(--kill); } .chart text.kill { fill: var(--kill); stroke: none; }
 .chart .upgrade { stroke: var(--upgrade); } .chart text.upgrade { fill: var(--upgrade); stroke: none; }
@@ -115,8 +116,10 @@ fn end_ms(outcome: &Outcome) -> f64 {
 fn frame(outcome: &Outcome, columns: &[Column]) -> Frame {
     let least = columns.iter().map(|column| column.usual_ms).fold(f64::INFINITY, f64::min);
     let most = columns.iter().map(|column| column.worst_ms).fold(UPDATE_TARGET_MS, f64::max);
-    let low = if least.is_finite() { least.max(0.01).log10().floor() } else { -1.0 };
-    Frame { end_ms: end_ms(outcome), low: low.min(0.0), high: most.log10().ceil().max(low + 1.0) }
+    // A little below what is usual, at a figure that can be read.
+    let steps = (-2..=1).flat_map(|decade| [1.0, 2.0, 5.0].map(|by| by * 10f64.powi(decade)));
+    let low = steps.filter(|step| *step <= least * 0.7).last().unwrap_or(0.01).log10();
+    Frame { end_ms: end_ms(outcome), low, high: most.log10().ceil().max(low.floor() + 1.0) }
 }
 
 /// The image by itself, for documents.
@@ -160,10 +163,7 @@ fn content(outcome: &Outcome, columns: &[Column]) -> String {
     let frame = frame(outcome, columns);
     let mut svg = String::new();
     // Writing into a string cannot fail, here and below.
-    let _ = write!(
-        svg,
-        "<rect class=\"paper\" width=\"{WIDTH}\" height=\"{HEIGHT}\" rx=\"8\"/>"
-    );
+    let _ = write!(svg, "<rect class=\"paper\" width=\"{WIDTH}\" height=\"{HEIGHT}\" rx=\"8\"/>");
     bands(outcome, frame, &mut svg);
     axes(frame, &mut svg);
     curves(frame, columns, &mut svg);
@@ -198,19 +198,20 @@ fn bands(outcome: &Outcome, frame: Frame, svg: &mut String) {
 }
 
 fn axes(frame: Frame, svg: &mut String) {
-    let mut decade = frame.low;
-    while decade <= frame.high {
-        let latency = 10f64.powf(decade);
+    let decades = (frame.low.ceil() as i32..=frame.high as i32).map(|decade| 10f64.powi(decade));
+    let lowest = 10f64.powf(frame.low);
+    for latency in std::iter::once(lowest).chain(decades.filter(|latency| *latency > lowest * 1.5))
+    {
         let y = frame.y(latency);
         let _ = write!(
             svg,
             "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/><text \
-             class=\"soft\" x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{latency} ms</text>",
+             class=\"soft\" x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{} ms</text>",
             WIDTH - RIGHT,
             LEFT - 8.0,
-            y + 4.0
+            y + 4.0,
+            (latency * 100.0).round() / 100.0
         );
-        decade += 1.0;
     }
     let every = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0];
     let seconds = frame.end_ms / 1e3;
@@ -259,16 +260,17 @@ fn events(outcome: &Outcome, frame: Frame, svg: &mut String) {
     for step in &outcome.steps {
         let (x, _) = span(frame, step);
         let class = class(step.kind);
+        let slowest = if step.kind == Kind::Nothing { "slowest" } else { "slowest around it" };
         let _ = write!(
             svg,
             "<line class=\"event {class}\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"18\" y2=\"{}\"/><text \
              class=\"title {class}\" x=\"{:.1}\" y=\"30\">{}</text><text class=\"soft\" \
-             x=\"{:.1}\" y=\"48\">worst {}</text>",
+             x=\"{:.1}\" y=\"48\">{slowest} {}</text>",
             HEIGHT - BOTTOM,
             x + 6.0,
             escape(&step.title),
             x + 6.0,
-            milliseconds(step.seen.worst_ms)
+            milliseconds(step.event_worst_ms)
         );
     }
 }
@@ -286,4 +288,32 @@ pub(super) fn class(kind: Kind) -> &'static str {
 /// Text as HTML and SVG want it.
 pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::outcome::tests::outcome;
+    use super::*;
+
+    #[test]
+    fn every_answer_is_in_one_column_and_the_worst_is_not_lost() {
+        let outcome = outcome();
+        let columns = columns(&outcome);
+        let served: u64 = columns.iter().map(|column| column.served).sum();
+        let all: u64 = outcome.load.timeline.iter().map(|slot| u64::from(slot.served)).sum();
+        assert_eq!(served, all);
+        let worst = columns.iter().map(|column| column.worst_ms).fold(0.0, f64::max);
+        assert!((worst - 20.0).abs() < 1e-9, "{worst}");
+    }
+
+    #[test]
+    fn the_picture_is_whole_and_needs_nothing_else() {
+        let picture = picture(&outcome());
+        assert!(picture.starts_with("<svg xmlns=") && picture.ends_with("</svg>\n"));
+        for title in ["nothing happens", "kv v1 → v2", "&lt;b&gt;"] {
+            assert!(picture.contains(title), "{title}");
+        }
+        assert_eq!(picture.matches("http").count(), 1, "the name space alone");
+        assert!(!picture.contains("NaN") && !picture.contains("inf"));
+    }
 }

@@ -33,7 +33,10 @@ pub(super) struct Step {
     pub(super) detail: String,
     /// How long the event took until all was as before, in milliseconds.
     pub(super) took_ms: Option<f64>,
-    /// What the load saw from its event to the next.
+    /// The worst latency of what was answered while the event was under way and shortly after, in
+    /// milliseconds; where there is no event, of the whole step.
+    pub(super) event_worst_ms: f64,
+    /// What the load saw from this event to the next.
     pub(super) seen: StepReport,
 }
 
@@ -43,7 +46,7 @@ pub(super) struct Compared {
     pub(super) mib: u64,
     /// Worst latency where nothing happened, in milliseconds.
     pub(super) nothing_ms: f64,
-    /// Worst latency of each update, in milliseconds.
+    /// Worst latency around each update, in milliseconds.
     pub(super) worst_ms: Vec<f64>,
     /// All of it, the reading back of all data included.
     pub(super) load: LoadReport,
@@ -61,6 +64,13 @@ impl Compared {
     pub(super) fn worst_ms(&self) -> f64 {
         self.worst_ms.iter().copied().fold(0.0, f64::max)
     }
+}
+
+/// The worst latency of what was answered from a moment on for so long, in milliseconds.
+pub(super) fn worst_within(load: &LoadReport, from_ms: f64, length_ms: f64) -> f64 {
+    let within = |at_ms: u32| (from_ms..=from_ms + length_ms).contains(&f64::from(at_ms));
+    let slots = load.timeline.iter().filter(|slot| within(slot.at_ms));
+    slots.map(|slot| f64::from(slot.worst_us) / 1e3).fold(0.0, f64::max)
 }
 
 /// All that was seen.
@@ -140,11 +150,11 @@ impl Outcome {
     }
 
     fn judge_step(&self, step: &Step, verdict: &mut Verdict) {
-        let Step { kind, title, seen, .. } = step;
+        let Step { kind, title, seen, event_worst_ms, .. } = step;
         if seen.served == 0 {
             verdict.errors.push(format!("{title}: no request was served"));
         }
-        let worst = seen.worst_ms;
+        let worst = *event_worst_ms;
         let nothing = self.nothing_ms();
         match kind {
             Kind::Nothing => {}
@@ -160,5 +170,120 @@ impl Outcome {
             }
             Kind::Kill | Kind::Upgrade => {}
         }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn step(name: &str, began: f64, served: u64, worst_ms: f64) -> Value {
+        json!({
+            "name": name, "started_ms": began, "duration_ms": 1000.0, "served": served,
+            "failed": 0, "dropped": 0, "verified_bytes": 20 << 20, "worst_ms": worst_ms,
+            "p50_ms": 1.0, "p99_ms": 2.0
+        })
+    }
+
+    fn load(failed: u64, dropped: u64) -> LoadReport {
+        let mut total = step("total", 0.0, 3000, 20.0);
+        total["failed"] = json!(failed);
+        total["dropped"] = json!(dropped);
+        serde_json::from_value(json!({
+            "fill": step("fill", 0.0, 10, 1.0),
+            "steps": [step("load", 0.0, 1000, 3.0), step("update", 1000.0, 2000, 20.0)],
+            "verify": step("verify", 0.0, 10, 1.0),
+            "total": total,
+            "timeline": [
+                { "at_ms": 1, "served": 900, "worst_us": 1000 },
+                { "at_ms": 999, "served": 100, "worst_us": 3000 },
+                { "at_ms": 1050, "served": 1900, "worst_us": 9000 },
+                { "at_ms": 1900, "served": 100, "worst_us": 20_000 }
+            ],
+            "first_failure": if failed + dropped > 0 { json!("what it was") } else { Value::Null }
+        }))
+        .expect("a report")
+    }
+
+    /// A run in which nothing happens, then a service is updated, and luod's worker is killed.
+    pub(in super::super) fn outcome() -> Outcome {
+        let load = load(0, 0);
+        let of = |kind, title: &str, index: usize, worst: f64| Step {
+            kind,
+            title: title.into(),
+            detail: "detail".into(),
+            took_ms: (kind != Kind::Nothing).then_some(5.0),
+            event_worst_ms: worst,
+            seen: load.steps[index].clone(),
+        };
+        let compared = |mib, worst: [f64; 3]| Compared {
+            mib,
+            nothing_ms: 3.0,
+            worst_ms: worst.to_vec(),
+            load: load.clone(),
+        };
+        Outcome {
+            machine: "a machine".into(),
+            busy: Some(0.5),
+            connections: 4,
+            mib: 16,
+            steps: vec![
+                of(Kind::Nothing, "nothing happens", 0, 3.0),
+                of(Kind::Service, "kv v1 → v2", 1, 9.0),
+                of(Kind::Kill, "<b>", 1, 4.0),
+            ],
+            compared: vec![compared(4, [5.0, 6.0, 40.0]), compared(16, [7.0, 5.0, 9.0])],
+            load,
+            shortages: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_run_in_which_all_was_right_has_neither_errors_nor_misses() {
+        assert_eq!(outcome().verdict(), Verdict::default());
+    }
+
+    #[test]
+    fn what_failed_or_dropped_in_any_part_is_an_error() {
+        for (failed, dropped) in [(1, 0), (0, 1)] {
+            let mut main = outcome();
+            main.load = load(failed, dropped);
+            let mut part = outcome();
+            part.compared[1].load = load(failed, dropped);
+            for outcome in [main, part] {
+                let errors = outcome.verdict().errors;
+                assert_eq!(errors.len(), 1, "{errors:?}");
+                assert!(errors[0].contains("what it was"), "{errors:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_step_without_a_request_or_data_that_was_not_read_back_is_an_error() {
+        let mut outcome = outcome();
+        outcome.steps[1].seen.served = 0;
+        outcome.mib = 1000;
+        assert_eq!(outcome.verdict().errors.len(), 2);
+    }
+
+    #[test]
+    fn latencies_beyond_their_targets_are_misses_and_no_errors() {
+        let mut slow = outcome();
+        slow.steps[1].event_worst_ms = UPDATE_TARGET_MS + 1.0;
+        slow.steps[2].event_worst_ms = 3.0 + NOISE_MS + 1.0;
+        slow.compared[1].worst_ms = vec![6.0 + NOISE_MS + 1.0; 3];
+        let Verdict { errors, misses } = slow.verdict();
+        assert!(errors.is_empty(), "{errors:?}");
+        assert_eq!(misses.len(), 3, "{misses:?}");
+    }
+
+    #[test]
+    fn the_worst_around_an_event_leaves_out_what_was_long_after() {
+        let load = load(0, 0);
+        assert!((worst_within(&load, 1000.0, 100.0) - 9.0).abs() < 1e-9);
+        assert!((worst_within(&load, 1000.0, 1000.0) - 20.0).abs() < 1e-9);
+        assert!(worst_within(&load, 1100.0, 10.0).abs() < 1e-9);
     }
 }

@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -30,22 +31,54 @@ const ENDING: Duration = Duration::from_secs(5);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(2);
 
-static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+/// What signals that end a program have done.
+#[derive(Debug, Default)]
+struct Signals {
+    interrupted: Arc<AtomicBool>,
+    /// Nothing has to be ended by guards: a signal does what it does by default.
+    idle: Arc<AtomicBool>,
+}
 
-/// Makes the signals that end a program end this one by way of its guards.
-pub(super) fn watch_signals() -> Result<()> {
-    let flag = INTERRUPTED.get_or_init(Arc::default);
-    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
-        signal_hook::flag::register(signal.as_raw(), Arc::clone(flag))
-            .context(|| "watch for signals".into())?;
+static SIGNALS: OnceLock<Signals> = OnceLock::new();
+
+/// While this is there, signals that end a program end this one by way of its guards.
+#[derive(Debug)]
+pub(super) struct Watched(());
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if let Some(signals) = SIGNALS.get() {
+            signals.idle.store(true, Ordering::SeqCst);
+        }
     }
-    Ok(())
+}
+
+/// Begins to watch for signals.
+pub(super) fn watch_signals() -> Result<Watched> {
+    let doing = || "watch for signals".to_owned();
+    if SIGNALS.get().is_none() {
+        let signals = Signals::default();
+        for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+            let (idle, interrupted) = (signals.idle.clone(), signals.interrupted.clone());
+            signal_hook::flag::register_conditional_default(signal.as_raw(), idle)
+                .context(doing)?;
+            signal_hook::flag::register(signal.as_raw(), interrupted).context(doing)?;
+        }
+        // Nobody else sets it: subcommands run one after the other.
+        let _ = SIGNALS.set(signals);
+    }
+    if let Some(signals) = SIGNALS.get() {
+        signals.idle.store(false, Ordering::SeqCst);
+    }
+    Ok(Watched(()))
 }
 
 /// Fails if the user has asked to stop.
 pub(super) fn go_on() -> Result<()> {
-    match INTERRUPTED.get() {
-        Some(flag) if flag.load(Ordering::Relaxed) => Err(Failed::new("interrupted")),
+    match SIGNALS.get() {
+        Some(signals) if signals.interrupted.load(Ordering::SeqCst) => {
+            Err(Failed::new("interrupted"))
+        }
         _ => Ok(()),
     }
 }
@@ -70,19 +103,18 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Builds them as they are released.
-    pub(super) fn build(workspace: &Workspace) -> Result<Self> {
-        println!("building luod and kv");
-        proc::check(workspace.cargo().args([
-            "build",
-            "--release",
-            "--locked",
-            "--package=luod",
-            "--package=kv",
-            "--bins",
-        ]))?;
-        let release = workspace.target().join("release");
-        Ok(Self { luod: release.join("luod"), kv: release.join("kv") })
+    /// Builds them: as they are released, or as tests do.
+    pub(super) fn build(workspace: &Workspace, release: bool) -> Result<Self> {
+        let profile = if release { "release" } else { "dev" };
+        println!("building luod and kv ({profile})");
+        proc::check(
+            workspace
+                .cargo()
+                .args(["build", "--locked", "--package=luod", "--package=kv", "--bins"])
+                .arg(format!("--profile={profile}")),
+        )?;
+        let dir = if release { workspace.target().join("release") } else { workspace.debug() };
+        Ok(Self { luod: dir.join("luod"), kv: dir.join("kv") })
     }
 }
 
@@ -184,9 +216,10 @@ impl Luod {
         let deadline = Instant::now() + DEADLINE;
         loop {
             go_on()?;
-            match luod.manager().and_then(|manager| {
-                manager.status().context(|| "ask luod for its status".into())
-            }) {
+            match luod
+                .manager()
+                .and_then(|manager| manager.status().context(|| "ask luod for its status".into()))
+            {
                 Ok(_) => return Ok(luod),
                 Err(failed) if luod.process.has_ended()? => {
                     return Err(luod.process.failed(&format!("ended ({})", failed.chain())));
@@ -251,12 +284,7 @@ impl Luod {
             .context(|| format!("make {} executable", next.display()))?;
         let binary = File::open(&next).context(|| format!("open {}", next.display()))?;
         let manager = self.manager()?;
-        for keeper in [false, true] {
-            use std::os::fd::AsFd as _;
-            manager.upgrade(Some(binary.as_fd()), DEADLINE, keeper).context(|| {
-                format!("upgrade luod's {}", if keeper { "keeper" } else { "worker" })
-            })?;
-        }
+        manager.upgrade(Some(binary.as_fd()), DEADLINE, true).context(|| "upgrade luod".into())?;
         let serves = manager.status().context(|| "ask luod for its version".into())?.version;
         if serves == version {
             Ok(serves)

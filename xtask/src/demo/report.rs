@@ -143,7 +143,7 @@ fn tiles(outcome: &Outcome) -> String {
         .steps
         .iter()
         .filter(|step| class(step.kind) == "service")
-        .map(|step| step.seen.worst_ms)
+        .map(|step| step.event_worst_ms)
         .fold(0.0, f64::max);
     let zero = |count: u64| if count == 0 { "good" } else { "bad" };
     let mut html = String::from("<div class=\"tiles\">");
@@ -161,28 +161,30 @@ fn tiles(outcome: &Outcome) -> String {
     html
 }
 
-fn figures(seen: &StepReport) -> String {
+fn figures(seen: &StepReport, event_worst_ms: Option<f64>) -> String {
     let count = |count: u64| {
         let class = if count == 0 { "" } else { " class=\"bad\"" };
         format!("<td{class}>{}</td>", number(count))
     };
     format!(
-        "<td>{}</td>{}{}<td>{}</td><td>{}</td><td>{}</td><td>{}</td>",
+        "<td>{}</td>{}{}<td>{}</td><td>{}</td><td>{}</td><td>{}</td>\
+         <td>{}</td>",
         number(seen.served),
         count(seen.failed),
         count(seen.dropped),
         mebibytes(seen.verified_bytes),
         milliseconds(seen.p50_ms),
         milliseconds(seen.p99_ms),
-        milliseconds(seen.worst_ms)
+        milliseconds(seen.worst_ms),
+        event_worst_ms.map(milliseconds).unwrap_or_default()
     )
 }
 
 fn steps_table(outcome: &Outcome) -> String {
     let mut html = String::from(
         "<div class=\"wide\"><table><thead><tr><th>step</th><th>served</th><th>failed</th>\
-         <th>dropped</th><th>verified</th><th>median</th><th>99 %</th><th>worst</th></tr></thead>\
-         <tbody>",
+         <th>dropped</th><th>verified</th><th>median</th><th>99 %</th><th>worst</th>\
+         <th>at the event</th></tr></thead><tbody>",
     );
     for step in &outcome.steps {
         let _ = write!(
@@ -191,7 +193,7 @@ fn steps_table(outcome: &Outcome) -> String {
             class(step.kind),
             escape(&step.title),
             escape(&step.detail),
-            figures(&step.seen)
+            figures(&step.seen, step.took_ms.map(|_| step.event_worst_ms))
         );
     }
     let load = &outcome.load;
@@ -199,8 +201,8 @@ fn steps_table(outcome: &Outcome) -> String {
         html,
         "<tr><td>reading all data back</td>{}</tr><tr class=\"sum\"><td>all</td>{}</tr></tbody>\
          </table></div>",
-        figures(&load.verify),
-        figures(&load.total)
+        figures(&load.verify, None),
+        figures(&load.total, None)
     );
     html
 }
@@ -248,7 +250,8 @@ fn notes(outcome: &Outcome) -> String {
         html,
         "<li>On {}{}. The load, kv and luod share these processors.</li><li>A latency counts from \
          when a request is made until its answer has been read; each connection has one request \
-         under way at any time.</li><li>In the table a step lasts from its event to the next.</li>\
+         under way at any time.</li><li>In the table a step lasts from its event to the next; \
+         <i>at the event</i> counts what was answered until shortly after it.</li>\
          </ul>",
         escape(&outcome.machine),
         busy

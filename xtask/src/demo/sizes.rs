@@ -56,7 +56,9 @@ impl Sizes {
         let fits = |mib: u64| mib + mib / 4 <= room;
         let (least, most) = (self.compared_mib[0], self.compared_mib[1]);
         let fitting = |wanted: u64| (0..).map(|by| wanted >> by).find(|mib| fits(*mib));
-        for (what, size) in [("the main part", &mut self.main_mib), ("the large update", &mut self.compared_mib[1])] {
+        for (what, size) in
+            [("the main part", &mut self.main_mib), ("the large update", &mut self.compared_mib[1])]
+        {
             let wanted = *size;
             *size = fitting(wanted).unwrap_or(0);
             if *size != wanted {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use kv::load::{Load, LoadHandle, LoadOptions, LoadReport};
 
 use super::machine;
-use super::outcome::{Compared, Kind, Outcome, Step};
+use super::outcome::{Compared, Kind, Outcome, Step, worst_within};
 use super::processes::{Kv, Luod, Programs};
 use super::progress::{self, Bytes};
 use super::sizes::Sizes;
@@ -17,6 +17,9 @@ const NEXT_LUOD: &str = "0.1-next";
 const SESSION: &str = "kv";
 /// From a mark to what it marks, so that the step has begun.
 const LEAD: Duration = Duration::from_millis(20);
+
+/// What an event delayed is answered within this time after it.
+const AFTERMATH: Duration = Duration::from_millis(150);
 
 /// Runs everything.
 pub(super) fn run(programs: &Programs, sizes: &Sizes) -> Result<Outcome> {
@@ -114,10 +117,19 @@ fn main_part(
             let seen = load.steps.iter().find(|step| step.name == title).cloned();
             let seen = seen.ok_or_else(|| Failed::new(format!("the load lacks step {title}")))?;
             let took_ms = took.map(|took| took.as_secs_f64() * 1e3);
-            Ok(Step { kind, title, detail, took_ms, seen })
+            let event_worst_ms = match took_ms {
+                Some(took) => worst_within(&load, seen.started_ms, event_ms(took)),
+                None => seen.worst_ms,
+            };
+            Ok(Step { kind, title, detail, took_ms, event_worst_ms, seen })
         })
         .collect::<Result<_>>()?;
     Ok((steps, load, busy))
+}
+
+/// For how long an event can delay a request that is answered then, from its mark on.
+fn event_ms(took_ms: f64) -> f64 {
+    (LEAD + AFTERMATH).as_secs_f64() * 1e3 + took_ms
 }
 
 fn after_ms(began: Instant) -> String {
@@ -132,24 +144,28 @@ fn compare(programs: &Programs, luod: &Luod, sizes: &Sizes, mib: u64) -> Result<
     progress::watch(&load, "warming up", length)?;
     load.mark("nothing");
     progress::watch(&load, "nothing happens", length)?;
+    let mut took_ms = Vec::new();
     for round in 1..=sizes.rounds {
         let next = service.next(&format!("v{round}"))?;
         load.mark(format!("update {round}"));
         std::thread::sleep(LEAD);
-        let Event { detail, .. } = service.replace(next)?;
+        let Event { detail, took } = service.replace(next)?;
+        took_ms.push(took.unwrap_or_default().as_secs_f64() * 1e3);
         progress::say(&format!("  {:28} {detail}", format!("update with {mib} MiB")));
         progress::watch(&load, &format!("update with {mib} MiB"), length)?;
     }
     let load = stop(load)?;
     service.end()?;
-    let worst = |name: &str| {
+    let seen = |name: &str| {
         let step = load.steps.iter().find(|step| step.name == name);
-        step.map(|step| step.worst_ms).ok_or_else(|| Failed::new(format!("no step {name}")))
+        step.ok_or_else(|| Failed::new(format!("the load lacks step {name}")))
     };
-    let nothing_ms = worst("nothing")?;
-    let worst_ms = (1..=sizes.rounds)
-        .map(|round| worst(&format!("update {round}")))
-        .collect::<Result<Vec<f64>>>()?;
+    let nothing_ms = seen("nothing")?.worst_ms;
+    let mut worst_ms = Vec::new();
+    for (took, round) in took_ms.into_iter().zip(1..) {
+        let began = seen(&format!("update {round}"))?.started_ms;
+        worst_ms.push(worst_within(&load, began, event_ms(took)));
+    }
     Ok(Compared { mib, nothing_ms, worst_ms, load })
 }
 
@@ -163,12 +179,7 @@ struct Service<'a> {
 }
 
 impl<'a> Service<'a> {
-    fn start(
-        programs: &'a Programs,
-        luod: &'a Luod,
-        session: &str,
-        label: &str,
-    ) -> Result<Self> {
+    fn start(programs: &'a Programs, luod: &'a Luod, session: &str, label: &str) -> Result<Self> {
         let mut kv = Kv::start(programs, luod, session, label)?;
         let address = kv.listens()?;
         Ok(Self { programs, luod, session: session.to_owned(), kv, address })
@@ -228,8 +239,7 @@ impl<'a> Service<'a> {
 /// Ends the load and reads back all data.
 fn stop(load: LoadHandle) -> Result<LoadReport> {
     let mut bar = Bytes::new("reading all data back");
-    let report =
-        load.stop(&mut |progress| bar.show(progress)).context(|| "end the load".into())?;
+    let report = load.stop(&mut |progress| bar.show(progress)).context(|| "end the load".into())?;
     bar.done();
     Ok(report)
 }

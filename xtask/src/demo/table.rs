@@ -8,15 +8,31 @@ use super::outcome::Outcome;
 /// The steps, and the comparison.
 pub(super) fn text(outcome: &Outcome) -> String {
     let mut table = begun(&[
-        "step", "served", "failed", "dropped", "verified", "p50", "p99", "worst",
+        "step",
+        "served",
+        "failed",
+        "dropped",
+        "verified",
+        "p50",
+        "p99",
+        "worst",
+        "at the event",
     ]);
     for step in &outcome.steps {
-        table.add_row(row(&step.title, &step.seen));
+        let event = step.took_ms.map(|_| step.event_worst_ms);
+        table.add_row(row(&step.title, &step.seen, event));
     }
-    table.add_row(row("reading all data back", &outcome.load.verify));
-    table.add_row(row("all", &outcome.load.total));
+    table.add_row(row("reading all data back", &outcome.load.verify, None));
+    table.add_row(row("all", &outcome.load.total, None));
     let mut compared = begun(&[
-        "update with", "served", "failed", "dropped", "verified", "nothing", "typical", "worst",
+        "update with",
+        "served",
+        "failed",
+        "dropped",
+        "verified",
+        "nothing",
+        "typical",
+        "worst",
     ]);
     for size in &outcome.compared {
         let seen = &size.load.total;
@@ -41,7 +57,7 @@ fn begun(titles: &[&str]) -> Table {
     table
 }
 
-fn row(title: &str, seen: &StepReport) -> Vec<Cell> {
+fn row(title: &str, seen: &StepReport, event_worst_ms: Option<f64>) -> Vec<Cell> {
     cells([
         title.to_owned(),
         number(seen.served),
@@ -51,6 +67,7 @@ fn row(title: &str, seen: &StepReport) -> Vec<Cell> {
         milliseconds(seen.p50_ms),
         milliseconds(seen.p99_ms),
         milliseconds(seen.worst_ms),
+        event_worst_ms.map(milliseconds).unwrap_or_default(),
     ])
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::failure::{Failed, Result};
 use crate::workspace::Workspace;
-use crate::{deny, docs, packaging};
+use crate::{demo, deny, docs, packaging};
 
 mod junit;
 mod lint;
@@ -58,6 +58,7 @@ const STAGES: &[Stage] = &[
     Stage { name: "doc", about: "rustdoc, warnings denied", run: lint::doc },
     Stage { name: "test", about: "unit and integration tests", run: rust::test },
     Stage { name: "doctest", about: "examples in rustdoc", run: rust::doctest },
+    Stage { name: "demo", about: "the demonstration, with little data", run: demo::stage },
     Stage { name: "docs", about: "commands in README.md and docs/", run: docs::stage },
 ];
 

@@ -18,6 +18,13 @@ pub(crate) struct Session<D: Drive> {
     name: String,
 }
 
+/// What came of an event that may have been sent again.
+enum Event {
+    Done,
+    /// The repetition was refused, in this state.
+    Undone(State, Error),
+}
+
 impl<D: Drive> Session<D> {
     pub(crate) async fn open(name: &str, options: Options) -> Result<Self, Error> {
         let manager = Connections::<D>::new(Target::Socket(options.socket.clone()));
@@ -160,7 +167,16 @@ impl<D: Drive> Session<D> {
     }
 
     pub(crate) async fn freeze(&self) -> Result<(), Error> {
-        self.event(calls::plain("Freeze")?, State::Frozen).await
+        let deadline = self.deadline();
+        loop {
+            let freeze = calls::plain("Freeze")?;
+            match self.attempt(freeze, State::Frozen, &deadline).await? {
+                Event::Done => return Ok(()),
+                // luod was restarted in the middle of it, and has undone both phases.
+                Event::Undone(State::Normal, _) if !deadline.has_passed() => self.prepare().await?,
+                Event::Undone(_, error) => return Err(error),
+            }
+        }
     }
 
     pub(crate) async fn cancel(&self) -> Result<(), Error> {
@@ -171,21 +187,28 @@ impl<D: Drive> Session<D> {
         self.event(calls::finish(unclaimed, carry)?, State::Normal).await
     }
 
+    async fn event(&self, call: Prepared<'_>, leads_to: State) -> Result<(), Error> {
+        match self.attempt(call, leads_to, &self.deadline()).await? {
+            Event::Done => Ok(()),
+            Event::Undone(_, error) => Err(error),
+        }
+    }
+
     /// An event, which has taken place if its answer was lost, luod says that it is out of place
     /// now, and the state is the one it leads to.
-    async fn event(&self, call: Prepared<'_>, leads_to: State) -> Result<(), Error> {
-        let deadline = self.deadline();
+    async fn attempt(
+        &self,
+        call: Prepared<'_>,
+        leads_to: State,
+        deadline: &Deadline,
+    ) -> Result<Event, Error> {
         let mut exchange = Exchange::new(vec![call]);
-        let result = self.connections.ask(&mut exchange, &deadline, calls::done).await;
-        match result {
+        match self.connections.ask(&mut exchange, deadline, calls::done).await {
             Err(error) if exchange.is_repeated() && error.is("EBUSY") => {
-                if self.info_until(&deadline).await?.state == leads_to {
-                    Ok(())
-                } else {
-                    Err(error)
-                }
+                let state = self.info_until(deadline).await?.state;
+                Ok(if state == leads_to { Event::Done } else { Event::Undone(state, error) })
             }
-            other => other,
+            other => other.map(|()| Event::Done),
         }
     }
 

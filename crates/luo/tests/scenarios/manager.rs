@@ -173,8 +173,26 @@ fn a_repeated_upgrade_brings_the_binary_again() {
     };
     with_manager(server, async |manager| {
         let binary = marked("luo-test-binary");
-        let upgraded = wait!(manager.upgrade(Some(binary.as_fd()), PATIENCE, true)).unwrap();
+        let upgraded = wait!(manager.upgrade(Some(binary.as_fd()), PATIENCE, false)).unwrap();
         assert_eq!((upgraded.before.as_str(), upgraded.after.as_str()), ("2", "2"));
+    });
+}
+
+#[test]
+fn worker_and_keeper_are_replaced_by_two_calls() {
+    let server = |_: &Luod, mut peer: Peer| {
+        for keeper in [false, true] {
+            let call = peer.take("io.luo.Upgrade");
+            assert_eq!(call.parameters["keeper"], keeper);
+            assert_eq!(call.descriptors.len(), 1);
+            peer.reply(json!({ "before": if keeper { "2" } else { "1" }, "after": "2" }));
+        }
+        peer.ends();
+    };
+    with_manager(server, async |manager| {
+        let binary = marked("luo-test-binary");
+        let upgraded = wait!(manager.upgrade(Some(binary.as_fd()), PATIENCE, true)).unwrap();
+        assert_eq!((upgraded.before.as_str(), upgraded.after.as_str()), ("1", "2"));
     });
 }
 

@@ -235,3 +235,18 @@ fn a_session_that_luod_ended_is_gone() {
         assert!(matches!(error, Error::SessionGone), "{error}");
     });
 }
+
+#[test]
+fn a_freeze_that_luod_undid_in_its_restart_begins_with_preparing_again() {
+    let server = |end: SessionEnd, peer: Peer| {
+        let mut peer = lose(&end, peer, "io.luo.Session.Freeze", "normal");
+        peer.take("io.luo.Session.Prepare");
+        peer.reply(json!({}));
+        peer.take("io.luo.Session.Freeze");
+        peer.reply(json!({}));
+        peer.ends();
+    };
+    with_session(server, async |session| {
+        wait!(session.freeze()).unwrap();
+    });
+}

@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 use luo::protocol::{self, Event};
 use luo_carriers::HostFile;
 use luo_core::{
-    Call, CallId, CallKind, Error, Failure, Location, Notice, Orchestrator, Outcome, Phase, Report,
-    TransitionId,
+    Call, CallId, CallKind, Error, Failure, FinishOptions, Location, Notice, Orchestrator, Outcome,
+    Phase, Report, SessionId, TransitionId,
 };
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 
@@ -93,12 +93,22 @@ impl Awaited {
     }
 }
 
+/// What a transition is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// Itself.
+    Own,
+    /// One step of several, which are kept together: its end is told at once.
+    Step,
+    /// To finish a session, as this request asks.
+    Finish(SessionId, u64),
+}
+
 #[derive(Debug)]
 struct Transition {
     timings: Timings,
     waiters: Vec<oneshot::Sender<Rc<Ended>>>,
-    /// One step of several, which are kept together: its end is told at once.
-    step: bool,
+    purpose: Purpose,
 }
 
 /// A participant's call that is on its way.
@@ -197,32 +207,31 @@ impl Host {
     }
 
     /// Begins a transition; what comes out is told once the keeper has its records.
-    pub(crate) fn begin(
+    fn begin(
         self: &Rc<Self>,
+        purpose: Purpose,
         start: impl FnOnce(&mut Orchestrator<HostFile>) -> Result<TransitionId, Error>,
-    ) -> Result<Awaited, Refusal> {
-        self.begin_as(start, false)
-    }
-
-    fn begin_as(
-        self: &Rc<Self>,
-        start: impl FnOnce(&mut Orchestrator<HostFile>) -> Result<TransitionId, Error>,
-        step: bool,
     ) -> Result<Awaited, Refusal> {
         let id = start(&mut self.core.borrow_mut())?;
         let (waiter, waiting) = oneshot::channel();
-        self.transitions
-            .borrow_mut()
-            .entry(id)
-            .or_insert_with(|| Transition {
-                timings: Timings::new(Instant::now()),
-                waiters: Vec::new(),
-                step,
-            })
-            .waiters
-            .push(waiter);
+        let transition =
+            Transition { timings: Timings::new(Instant::now()), waiters: vec![waiter], purpose };
+        self.transitions.borrow_mut().insert(id, transition);
         self.pump();
         Ok(Awaited(waiting))
+    }
+
+    /// Finishes a session's live update. The request is noted with the records of its end, and
+    /// neither sooner nor later: a repetition is known by it.
+    pub(crate) async fn finish_session(
+        self: &Rc<Self>,
+        id: SessionId,
+        options: FinishOptions,
+        request: u64,
+    ) -> Result<(), Refusal> {
+        let start =
+            |core: &mut Orchestrator<HostFile>| core.finish(luo_core::Scope::Session(id), options);
+        succeeded(self.begin(Purpose::Finish(id, request), start)?.end().await?).map(drop)
     }
 
     /// Begins a transition and waits for its end; a failed one is a refusal.
@@ -230,7 +239,7 @@ impl Host {
         self: &Rc<Self>,
         start: impl FnOnce(&mut Orchestrator<HostFile>) -> Result<TransitionId, Error>,
     ) -> Result<Rc<Ended>, Refusal> {
-        succeeded(self.begin(start)?.end().await?)
+        succeeded(self.begin(Purpose::Own, start)?.end().await?)
     }
 
     /// As [`run`](Self::run), for one step of several: the keeper gets its records with those of
@@ -239,7 +248,7 @@ impl Host {
         self: &Rc<Self>,
         start: impl FnOnce(&mut Orchestrator<HostFile>) -> Result<TransitionId, Error>,
     ) -> Result<Rc<Ended>, Refusal> {
-        succeeded(self.begin_as(start, true)?.end().await?)
+        succeeded(self.begin(Purpose::Step, start)?.end().await?)
     }
 
     /// Starts what can start and tells what has ended.
@@ -302,7 +311,6 @@ impl Host {
             host.pumping.set(false);
             host.running.set(host.running.get() - 1);
             host.pump();
-            host.commit();
             host.idle.notify_waiters();
         });
     }
@@ -483,12 +491,15 @@ impl Host {
 
     fn ended(self: &Rc<Self>, report: Report) {
         let transition = self.transitions.borrow_mut().remove(&report.id);
-        let (total, timings, waiters, step) = match transition {
-            Some(Transition { timings, waiters, step }) => {
-                (timings.total(Instant::now()), Some(timings), waiters, step)
+        let (total, timings, waiters, purpose) = match transition {
+            Some(Transition { timings, waiters, purpose }) => {
+                (timings.total(Instant::now()), Some(timings), waiters, purpose)
             }
-            None => (Duration::ZERO, None, Vec::new(), false),
+            None => (Duration::ZERO, None, Vec::new(), Purpose::Own),
         };
+        if let (Purpose::Finish(id, request), Ok(())) = (purpose, &report.result) {
+            self.persisted.borrow_mut().session_extra(id).finished_by = request;
+        }
         let (session, what) = match report.scope {
             luo_core::Scope::Machine => (None, "machine".to_owned()),
             luo_core::Scope::Session(id) | luo_core::Scope::File(id, _) => {
@@ -512,7 +523,7 @@ impl Host {
         }
         self.sessions_changed.notify_waiters();
         let ended = Rc::new(Ended { report, total, timings: RefCell::new(timings) });
-        if step {
+        if purpose == Purpose::Step {
             for waiter in waiters {
                 // Who asked may have gone.
                 let _ = waiter.send(Rc::clone(&ended));

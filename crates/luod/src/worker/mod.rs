@@ -132,6 +132,7 @@ pub async fn run(config: Config, start: Start) -> Result<Ended, WorkerError> {
     if let Err(reason) = begun {
         host.tell("failure", None, reason);
     }
+    host.open();
     for listener in listeners {
         let host = Rc::clone(&host);
         tokio::task::spawn_local(async move {
@@ -214,6 +215,8 @@ impl Host {
             self.tell("state", None, "what the worker before had begun is undone".to_owned());
         }
         self.pump();
+        // Clients find what they were told, not what is being undone.
+        self.handlers_idle().await;
         self.note_unheld();
         self.commit().await.map_err(|refusal| refusal.reason().to_owned())
     }

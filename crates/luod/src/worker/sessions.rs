@@ -48,6 +48,8 @@ pub(crate) fn now_seconds() -> u64 {
 /// luod's end of a session's descriptor.
 #[derive(Debug)]
 struct Holder {
+    /// Tells it from one of the same session before it.
+    number: u64,
     server: HostFile,
     watch: AbortHandle,
     connections: Vec<AbortHandle>,
@@ -76,6 +78,8 @@ impl AsRawFd for Watched {
 #[derive(Debug, Default)]
 pub(crate) struct Holders {
     all: HashMap<SessionId, Holder>,
+    /// Counts the holders.
+    last: u64,
     /// Sessions whose descriptor in the keeper is not the one here.
     changed: HashSet<SessionId>,
     /// Sessions that somebody is claiming at this moment.
@@ -101,6 +105,10 @@ impl Holders {
         if self.all.remove(&id).is_some() {
             self.changed.insert(id);
         }
+    }
+
+    fn number(&self, id: SessionId) -> Option<u64> {
+        self.all.get(&id).map(|holder| holder.number)
     }
 }
 
@@ -153,14 +161,17 @@ impl Host {
         let socket =
             AsyncFd::with_interest(Watched(server.clone()), Interest::READABLE).map_err(refused)?;
         let host = Rc::clone(self);
+        let mut holders = self.holders.borrow_mut();
+        holders.last += 1;
+        let number = holders.last;
         let watch = tokio::task::spawn_local(async move {
             host.serve_holder(id, socket).await;
             // This task is about to be dropped with its holder: what follows runs by itself.
             let host = Rc::clone(&host);
-            tokio::task::spawn_local(async move { host.holder_gone(id).await });
+            tokio::task::spawn_local(async move { host.holder_gone(id, Some(number)).await });
         });
-        let mut holders = self.holders.borrow_mut();
-        let holder = Holder { server, watch: watch.abort_handle(), connections: Vec::new() };
+        let watch = watch.abort_handle();
+        let holder = Holder { number, server, watch, connections: Vec::new() };
         holders.all.insert(id, holder);
         if is_new {
             holders.changed.insert(id);
@@ -210,8 +221,13 @@ impl Host {
         }
     }
 
-    /// The last copy of a session's descriptor was closed: what the policy says is done.
-    pub(crate) async fn holder_gone(self: &Rc<Self>, id: SessionId) {
+    /// The last copy of a session's descriptor was closed: what the policy says is done. Not where
+    /// somebody else holds the session already: `holder` says who has gone.
+    async fn holder_gone(self: &Rc<Self>, id: SessionId, holder: Option<u64>) {
+        let _busy = self.busy_when_resumed().await;
+        if self.holders.borrow().number(id) != holder {
+            return;
+        }
         self.holders.borrow_mut().let_go(id);
         let info = {
             let mut core = self.core.borrow_mut();
@@ -267,7 +283,8 @@ impl Host {
         wait: Duration,
     ) -> Result<(SessionId, OwnedFd), Refusal> {
         let deadline = Instant::now() + wait;
-        let claiming = loop {
+        let (claiming, _busy) = loop {
+            let busy_here = self.busy_when_resumed().await;
             let changed = self.sessions_changed.notified();
             let info = self.session_for(name, peer)?;
             let busy = {
@@ -280,7 +297,10 @@ impl Host {
                     None
                 }
             };
-            let Some(busy) = busy else { break Claiming { host: Rc::clone(self), id: info.id } };
+            let Some(busy) = busy else {
+                break (Claiming { host: Rc::clone(self), id: info.id }, busy_here);
+            };
+            drop(busy_here);
             if Instant::now() >= deadline {
                 let reason = format!("session {name} {busy}; wait until it has closed it");
                 return Err(Refusal::new(Errno::Busy, reason));
@@ -356,7 +376,7 @@ impl Host {
         for info in sessions {
             if !info.unclaimed && !self.holders.borrow().is_held(info.id) {
                 let host = Rc::clone(self);
-                tokio::task::spawn_local(async move { host.holder_gone(info.id).await });
+                tokio::task::spawn_local(async move { host.holder_gone(info.id, None).await });
             }
         }
     }
@@ -375,19 +395,24 @@ impl Host {
                     let _ = tokio::time::timeout(left, changed).await;
                 }
             }
-            self.upgrades.resumed().await;
+            let busy = self.busy_when_resumed().await;
             let expired = self.core.borrow().expired(now_seconds());
+            let mut failed = false;
             for id in expired {
                 let Ok(info) = self.session_info(id) else { continue };
                 let text = match self.release(id).await {
                     Ok(()) => "its time limit has passed; released".to_owned(),
                     Err(refusal) => {
-                        // Not again at once.
-                        tokio::time::sleep(Duration::from_secs(1)).await;
+                        failed = true;
                         format!("its time limit has passed, but: {}", refusal.reason())
                     }
                 };
                 self.tell("expired", Some(info.name.to_string()), text);
+            }
+            drop(busy);
+            if failed {
+                // Not again at once.
+                tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
     }

@@ -1,13 +1,18 @@
 //! The worker's side of its own replacement: pause, hand over, go on or go.
 //!
 //! ```text
+//! (begins paused)
+//!    │ open
 //! serving ── Upgrade ──▶ asked ── quiesce ──▶ paused ── retire ──▶ (the new worker serves)
 //!    ▲                     │                     │
 //!    └───── resume ────────┴────── resume ───────┘
 //! ```
 //!
-//! Invariants: while paused nothing changes in the framework and no call is read; what clients
-//! have sent stays in their sockets, or is sent again by the library to the next worker.
+//! Invariants:
+//! - While paused nothing changes in the framework and no call is read; what clients have sent
+//!   stays in their sockets, or is sent again by the library to the next worker.
+//! - Whatever may change the framework after waiting for something is [`Busy`] meanwhile; standing
+//!   still waits for it. What waits for others is not, and waits for the end of the pause first.
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -44,21 +49,40 @@ pub(crate) struct Upgrades {
     told: Cell<bool>,
     heard: Notify,
     departed: Notify,
+    /// What is under way and must end before all stands still.
+    busy: Cell<usize>,
+    rest: Notify,
     /// Where the next worker can be asked for its version.
     socket: RefCell<Option<PathBuf>>,
 }
 
+/// Something under way that must end before all stands still.
+pub(crate) struct Busy(Rc<Host>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let upgrades = &self.0.upgrades;
+        upgrades.busy.set(upgrades.busy.get() - 1);
+        if upgrades.busy.get() == 0 {
+            upgrades.rest.notify_waiters();
+        }
+    }
+}
+
 impl Default for Upgrades {
+    /// Paused: what the worker before left half done comes first.
     fn default() -> Self {
         Self {
             version: crate::version(),
-            paused: Cell::new(false),
+            paused: Cell::new(true),
             pausing: Notify::new(),
             resumed: Notify::new(),
             waiting: RefCell::new(None),
             told: Cell::new(true),
             heard: Notify::new(),
             departed: Notify::new(),
+            busy: Cell::new(0),
+            rest: Notify::new(),
             socket: RefCell::new(None),
         }
     }
@@ -173,23 +197,51 @@ impl Host {
         }
     }
 
-    /// The keeper wants everything to stand still.
-    pub(crate) async fn quiesce(self: &Rc<Self>) -> Result<(), Refusal> {
-        self.upgrades.paused.set(true);
-        self.upgrades.pausing.notify_waiters();
+    /// Something begins that may change the framework after waiting. Not while paused.
+    pub(crate) fn busy(self: &Rc<Self>) -> Busy {
+        self.upgrades.busy.set(self.upgrades.busy.get() + 1);
+        Busy(Rc::clone(self))
+    }
+
+    /// As [`busy`](Self::busy), once nothing is paused.
+    pub(crate) async fn busy_when_resumed(self: &Rc<Self>) -> Busy {
+        self.upgrades.resumed().await;
+        self.busy()
+    }
+
+    /// What the worker before has left half done is done: clients are served from here.
+    pub(crate) fn open(&self) {
+        self.upgrades.paused.set(false);
+        self.upgrades.resumed.notify_waiters();
+    }
+
+    /// Waits until no handler runs any more.
+    pub(crate) async fn handlers_idle(&self) {
         while self.running.get() > 0 {
             let idle = self.idle.notified();
             if self.running.get() > 0 {
                 idle.await;
             }
         }
+    }
+
+    /// The keeper wants everything to stand still.
+    pub(crate) async fn quiesce(self: &Rc<Self>) -> Result<(), Refusal> {
+        self.upgrades.paused.set(true);
+        self.upgrades.pausing.notify_waiters();
+        while self.upgrades.busy.get() > 0 {
+            let rest = self.upgrades.rest.notified();
+            if self.upgrades.busy.get() > 0 {
+                rest.await;
+            }
+        }
+        self.handlers_idle().await;
         self.commit().await
     }
 
     /// The upgrade did not take place: goes on.
     pub(crate) fn resume(self: &Rc<Self>, reason: String) {
-        self.upgrades.paused.set(false);
-        self.upgrades.resumed.notify_waiters();
+        self.open();
         self.upgrades.conclude(Err(reason));
     }
 

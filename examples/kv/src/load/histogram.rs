@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Buckets to each power of two: a value is known to 1/32.
 const STEPS: u64 = 32;
@@ -86,7 +86,7 @@ fn upper(bucket: usize) -> u64 {
 }
 
 /// One millisecond of a time line.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slot {
     /// Milliseconds since the load began.
     pub at_ms: u32,

@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use self::engine::{Engine, Phase};
 pub use self::histogram::{Histogram, Slot, Timeline};
@@ -132,7 +132,7 @@ pub struct Snapshot {
 }
 
 /// Figures of one step, from one mark to the next.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StepReport {
     /// The mark's name.
@@ -158,7 +158,7 @@ pub struct StepReport {
 }
 
 /// All that was seen.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LoadReport {
     /// Filling, before the load.

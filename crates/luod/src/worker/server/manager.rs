@@ -65,6 +65,7 @@ impl ManagerService {
                 let ReleaseSession { name } = call.parameters()?;
                 let peer = self.peer;
                 later(async move {
+                    let _busy = host.busy_when_resumed().await;
                     let info = host.session_for(&name, peer)?;
                     host.release(info.id).await?;
                     host.tell("session", Some(name), format!("released by uid {}", peer.uid));
@@ -249,6 +250,7 @@ impl ManagerService {
         let (host, peer) = (Rc::clone(&self.host), self.peer);
         let service = Self::new(Rc::clone(&self.host), self.peer);
         later(async move {
+            let _busy = host.busy_when_resumed().await;
             let made = host.core.borrow_mut().create_session(&name, peer.owner(), policy);
             let id = match made {
                 Ok(id) => id,
@@ -318,8 +320,12 @@ impl ManagerService {
             return Pending::Ready(Reply::refused_by_manager(refusal));
         }
         let running = run(Rc::clone(&self.host));
+        let busy = self.host.busy();
         // It goes on when the client that asked for it has gone.
-        let task = tokio::task::spawn_local(running);
+        let task = tokio::task::spawn_local(async move {
+            let _busy = busy;
+            running.await
+        });
         later(async move {
             let report = task
                 .await
@@ -430,6 +436,7 @@ impl ManagerService {
                     break;
                 }
             }
+            let _busy = host.busy_when_resumed().await;
             host.participants.borrow_mut().leave(number);
             if let Err(error) = host.core.borrow_mut().subsystem_gone(&name) {
                 tracing::debug!(%error, "a participant left that was not there any more");

@@ -58,6 +58,7 @@ impl SessionService {
                 let (host, id) = (Rc::clone(&self.host), self.id);
                 // The session's connections end with it: this one's answer goes first.
                 later(async move {
+                    let _busy = host.busy_when_resumed().await;
                     host.end_session(id).await?;
                     Ok(Reply::new(&Nothing {}))
                 })
@@ -167,6 +168,7 @@ impl SessionService {
         }
         let (host, id) = (Rc::clone(&self.host), self.id);
         later(async move {
+            let _busy = host.busy_when_resumed().await;
             let deadline = Instant::now() + RETRIEVE_DEADLINE;
             let mut answers: Vec<Option<Result<HostFile, Refusal>>> = Vec::new();
             answers.resize_with(parameters.tokens.len(), || None);
@@ -187,41 +189,30 @@ impl SessionService {
             }
             let mut reply = Retrieved::default();
             let mut given = Vec::with_capacity(answers.len());
-            // A file that is in a slot already is safe; what was made anew has to get there.
-            let mut kept = true;
             for (index, (token, answer)) in parameters.tokens.iter().zip(answers).enumerate() {
                 match answer {
                     Some(Ok(file)) => {
-                        kept &= file.slot().is_some();
+                        // Noted before they are sent: a client that has them may finish, whichever
+                        // worker it comes to. One that did not get them asks again.
+                        host.core.borrow_mut().mark_reclaimed(id, Token(*token))?;
                         reply.tokens.push(*token);
                         given.push(Descriptor::Shared(file));
                     }
                     Some(Err(refusal)) => {
-                        kept = false;
                         reply.refused.push(refused(index, Some(Token(*token)), refusal));
                     }
                     None => {}
                 }
             }
-            if !kept {
-                host.commit();
-            }
-            let tokens = reply.tokens.clone();
-            let reply = Reply::new(&reply).with(given);
-            // Their records are written once, with the news that their owner has them.
-            Ok(reply.when_delivered(move || {
-                for token in tokens {
-                    // Finished meanwhile: then it does not matter any more.
-                    let _ = host.core.borrow_mut().mark_reclaimed(id, Token(token));
-                }
-                host.commit();
-            }))
+            host.commit();
+            Ok(Reply::new(&reply).with(given))
         })
     }
 
     fn event(&self, event: Event) -> Pending {
         let (host, id) = (Rc::clone(&self.host), self.id);
         later(async move {
+            let _busy = host.busy_when_resumed().await;
             host.run(|core| core.begin(Scope::Session(id), event)).await?;
             Ok(Reply::new(&Nothing {}))
         })
@@ -230,6 +221,7 @@ impl SessionService {
     fn finish(&self, parameters: Finish) -> Pending {
         let (host, id) = (Rc::clone(&self.host), self.id);
         later(async move {
+            let _busy = host.busy_when_resumed().await;
             let request = parameters.request.unwrap_or(0);
             if request != 0 && host.persisted.borrow_mut().session_extra(id).finished_by == request
             {
@@ -239,17 +231,7 @@ impl SessionService {
                 unclaimed: unclaimed_files(parameters.unclaimed.unwrap_or_default()),
                 carry_reclaimed: parameters.carry_reclaimed.unwrap_or(false),
             };
-            let ending = host.begin(|core| core.finish(Scope::Session(id), options))?;
-            // Written with the records of its end; a repetition is known by it.
-            let before = std::mem::replace(
-                &mut host.persisted.borrow_mut().session_extra(id).finished_by,
-                request,
-            );
-            let ended = ending.end().await?;
-            if let Err(error) = &ended.report.result {
-                host.persisted.borrow_mut().session_extra(id).finished_by = before;
-                return Err(error.into());
-            }
+            host.finish_session(id, options, request).await?;
             Ok(Reply::new(&Nothing {}))
         })
     }

@@ -1,0 +1,188 @@
+//! What must hold of kv with a real luod: updates lose nothing, a kill loses what the README says and no more, and
+//! without luod kv runs on alone.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use common::{Client, Kv, Luod, wait_until};
+use kv::custody::MEMORY;
+use kv::load::{Load, LoadHandle, LoadOptions, LoadReport};
+use rustix::process::Signal;
+
+const CONNECTIONS: usize = 16;
+
+fn load(address: SocketAddr) -> LoadHandle {
+    let mut options = LoadOptions::default();
+    options.connections = CONNECTIONS;
+    options.value_len = 3000;
+    options.fill_bytes = 4 << 20;
+    Load::start(address, options, &mut |_| ()).unwrap()
+}
+
+fn stop(load: LoadHandle) -> LoadReport {
+    load.stop(&mut |_| ()).unwrap()
+}
+
+/// Lets the load go on until it was served this often more.
+fn serve(load: &LoadHandle, more: u64) {
+    let before = load.snapshot().served;
+    wait_until("the load is served", || {
+        assert!(!load.has_ended(), "the load ended by itself");
+        load.snapshot().served >= before + more
+    });
+}
+
+#[test]
+fn updates_under_load_lose_nothing() {
+    let luod = Luod::start();
+    let mut kv = Kv::with(&luod, "v0");
+    let address = kv.listens();
+    let load = load(address);
+    let mut half = Client::connect(address);
+    half.send(b"SET ha");
+    for version in 1..=5 {
+        serve(&load, 500);
+        let label = format!("v{version}");
+        assert_eq!(kv.update(&luod, &label), address);
+        assert_eq!(Client::connect(address).version(), label);
+    }
+    half.send(b"lf 1\r\n");
+    assert_eq!(half.line(), "+OK");
+    serve(&load, 500);
+    let report = stop(load);
+    assert!(report.is_clean(), "{:?}", report.first_failure);
+}
+
+#[test]
+fn what_ends_is_forgotten_and_what_stays_is_carried_without_being_given_again() {
+    let luod = Luod::start();
+    let mut kv = Kv::with(&luod, "v0");
+    let address = kv.listens();
+    let mut clients: Vec<Client> = (0..300).map(|_| Client::connect(address)).collect();
+    wait_until("all connections are in custody", || luod.files() == 2 + 300);
+    kv.update(&luod, "v1");
+    assert_eq!(luod.files(), 2 + 300);
+    for client in &mut clients {
+        assert_eq!(client.version(), "v1");
+    }
+    clients.truncate(20);
+    wait_until("connections that ended are let go", || luod.files() == 2 + 20);
+    kv.update(&luod, "v2");
+    assert_eq!(clients[19].version(), "v2");
+    assert_eq!(luod.files(), 2 + 20);
+}
+
+#[test]
+fn a_kv_that_is_killed_loses_no_data_and_at_most_the_connection_in_service() {
+    let luod = Luod::start();
+    let mut kv = Kv::with(&luod, "v0");
+    let address = kv.listens();
+    let load = load(address);
+    // These are not in service at any kill, and one is in the middle of a request.
+    let mut idle: Vec<Client> = (0..8).map(|_| Client::connect(address)).collect();
+    idle[0].send(b"SET ha");
+    const KILLS: u64 = 5;
+    for kill in 1..=KILLS {
+        serve(&load, 500);
+        wait_until("all connections are in custody", || luod.files() == 2 + CONNECTIONS + 8);
+        kv.signal(Signal::KILL);
+        kv.ended();
+        kv = Kv::with(&luod, &format!("v{kill}"));
+        assert_eq!(kv.listens(), address);
+    }
+    idle[0].send(b"lf 1\r\n");
+    assert_eq!(idle[0].line(), "+OK");
+    for client in &mut idle {
+        assert_eq!(client.version(), format!("v{KILLS}"));
+    }
+    serve(&load, 500);
+    let report = stop(load);
+    assert_eq!(report.total.failed, 0, "{:?}", report.first_failure);
+    assert!(report.total.dropped <= KILLS, "{} connections dropped", report.total.dropped);
+}
+
+#[test]
+fn a_kill_of_luods_worker_is_not_noticed() {
+    let luod = Luod::start();
+    let mut kv = Kv::with(&luod, "v0");
+    let address = kv.listens();
+    let load = load(address);
+    let mut late = Vec::new();
+    for _ in 0..3 {
+        serve(&load, 500);
+        luod.kill_worker();
+        let mut client = Client::connect(address);
+        assert_eq!(client.version(), "v0");
+        late.push(client);
+    }
+    wait_until("all connections are in custody", || luod.files() == 2 + CONNECTIONS + 3);
+    kv.update(&luod, "v1");
+    for client in &mut late {
+        assert_eq!(client.version(), "v1");
+    }
+    serve(&load, 500);
+    let report = stop(load);
+    assert!(report.is_clean(), "{:?}", report.first_failure);
+}
+
+#[test]
+fn a_shutdown_by_a_client_ends_the_session_and_the_data() {
+    let luod = Luod::start();
+    let mut kv = Kv::with(&luod, "v0");
+    let mut client = Client::connect(kv.listens());
+    client.send(b"SET key value\r\nSHUTDOWN\r\n");
+    assert!(kv.ended().success());
+    assert!(luod.manager().sessions().unwrap().is_empty());
+    let mut kv = Kv::with(&luod, "v1");
+    let mut client = Client::connect(kv.listens());
+    client.send(b"DBSIZE\r\n");
+    assert_eq!(client.line(), ":0");
+}
+
+#[test]
+fn a_kv_that_cannot_read_the_memory_leaves_the_session_as_it_was() {
+    let luod = Luod::start();
+    let junk = rustix::fs::memfd_create("junk", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&junk, 1 << 20).unwrap();
+    luod.session("kv").preserve(MEMORY, junk.as_fd()).unwrap();
+    for _ in 0..2 {
+        assert_eq!(Kv::with(&luod, "v1").ended().code(), Some(1));
+    }
+    let session = luod.session("kv");
+    assert_eq!(session.info().unwrap().incoming, [MEMORY]);
+    session.retrieve(MEMORY).unwrap();
+}
+
+#[test]
+fn a_session_of_another_program_is_refused_and_left_alone() {
+    let luod = Luod::start();
+    let file = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    luod.session("kv").preserve(77, file.as_fd()).unwrap();
+    assert_eq!(Kv::with(&luod, "v1").ended().code(), Some(1));
+    assert_eq!(luod.session("kv").info().unwrap().incoming, [77]);
+}
+
+#[test]
+fn without_luod_kv_runs_alone_and_ends_when_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("no.sock");
+    let mut kv = Kv::start(&["--luo-socket", socket.to_str().unwrap()]);
+    let mut client = Client::connect(kv.listens());
+    client.send(b"SET key value\r\nGET key\r\n");
+    assert_eq!((client.line(), client.bulk()), ("+OK".into(), "value".into()));
+    kv.signal(Signal::TERM);
+    assert!(kv.ended().success());
+}
+
+#[test]
+fn a_kv_that_is_to_do_without_luo_asks_for_no_session() {
+    let luod = Luod::start();
+    let socket = luod.socket();
+    let mut kv = Kv::start(&["--no-luo", "--luo-socket", socket.to_str().unwrap()]);
+    let mut client = Client::connect(kv.listens());
+    client.send(b"PING\r\n");
+    assert_eq!(client.line(), "+PONG");
+    assert!(luod.manager().sessions().unwrap().is_empty());
+}
