@@ -1,8 +1,11 @@
 //! The host's file type: an open descriptor that several owners share.
 //!
-//! Invariants: a [`HostFile`] is one descriptor for as long as a clone of it lives; its identity
-//! is read once. Files that differ in identity differ in truth; equal ones are told apart by the
-//! kernel.
+//! Invariants:
+//! - A [`HostFile`] is one descriptor for as long as a clone of it lives. What it is, is read once,
+//!   with one system call. Files that differ in identity differ in truth; equal ones are told apart
+//!   by the kernel.
+//! - Looking at a file waits for nobody: not for the server of a network file system, and not for
+//!   the process behind a FUSE mount.
 
 use std::cmp::Ordering;
 use std::io;
@@ -11,7 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering as Memory};
 use std::sync::{Arc, OnceLock};
 
 use luo_core::{File, Identity};
-use rustix::fs::{FileType, fstat, fstatfs};
+use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, fcntl_get_seals, fstatfs, statx};
+use rustix::io::Errno;
 
 /// `TMPFS_MAGIC` of `linux/magic.h`: shmem, hence memfds too.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
@@ -40,9 +44,19 @@ pub struct HostFile(Arc<Inner>);
 struct Inner {
     fd: OwnedFd,
     serial: u64,
-    identity: OnceLock<Identity>,
+    /// What it is, or why that cannot be told.
+    look: OnceLock<Result<Look, Errno>>,
+    memory: OnceLock<Option<MemoryKind>>,
     /// Zero: none.
     slot: AtomicU64,
+}
+
+/// What never changes about an open file.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    mode: u16,
+    device: u64,
+    inode: u64,
 }
 
 impl From<OwnedFd> for HostFile {
@@ -50,7 +64,8 @@ impl From<OwnedFd> for HostFile {
         Self(Arc::new(Inner {
             fd,
             serial: SERIAL.fetch_add(1, Memory::Relaxed),
-            identity: OnceLock::new(),
+            look: OnceLock::new(),
+            memory: OnceLock::new(),
             slot: AtomicU64::new(0),
         }))
     }
@@ -89,16 +104,36 @@ impl HostFile {
     /// What kind of memory file it is, `None` for everything else.
     ///
     /// # Errors
-    /// What `fstat` gives: EIO, of file systems that may fail.
+    /// What `statx` gives: EIO, of file systems that may fail.
     pub fn memory(&self) -> io::Result<Option<MemoryKind>> {
-        if FileType::from_raw_mode(fstat(self)?.st_mode) != FileType::RegularFile {
-            return Ok(None);
+        if let Some(known) = self.0.memory.get() {
+            return Ok(*known);
         }
-        Ok(match fstatfs(self)?.f_type as u64 {
-            TMPFS_MAGIC => Some(MemoryKind::Shmem),
-            HUGETLBFS_MAGIC => Some(MemoryKind::Hugetlb),
-            _ => None,
+        let regular = FileType::from_raw_mode(self.look()?.mode.into()) == FileType::RegularFile;
+        // Only memory files have seals; so no other file system is asked for what it is, for
+        // that may mean to wait for it.
+        let kind = match regular && fcntl_get_seals(self).is_ok() {
+            false => None,
+            true => match fstatfs(self)?.f_type as u64 {
+                TMPFS_MAGIC => Some(MemoryKind::Shmem),
+                HUGETLBFS_MAGIC => Some(MemoryKind::Hugetlb),
+                _ => None,
+            },
+        };
+        Ok(*self.0.memory.get_or_init(|| kind))
+    }
+
+    fn look(&self) -> Result<Look, Errno> {
+        *self.0.look.get_or_init(|| {
+            let stat = self.stat(StatxFlags::TYPE | StatxFlags::INO)?;
+            let device = u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor);
+            Ok(Look { mode: stat.stx_mode, device, inode: stat.stx_ino })
         })
+    }
+
+    /// What the kernel knows without asking anybody.
+    fn stat(&self, wanted: StatxFlags) -> Result<Statx, Errno> {
+        statx(self, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, wanted)
     }
 }
 
@@ -106,15 +141,14 @@ impl File for HostFile {
     /// Device and inode number, with the file's type in bits of the device number that no device
     /// uses.
     fn identity(&self) -> Identity {
-        *self.0.identity.get_or_init(|| match fstat(self) {
-            Ok(stat) => {
-                let kind = u64::from(stat.st_mode & 0o170_000);
-                Identity([stat.st_dev ^ kind << 48, stat.st_ino])
+        match self.look() {
+            Ok(look) => {
+                let kind = u64::from(look.mode & 0o170_000);
+                Identity([look.device ^ kind << 48, look.inode])
             }
-            // A file that cannot be looked at (a network file system that is gone) still can be
-            // told from others by its description.
+            // A file that cannot be looked at still can be told from others by its description.
             Err(_) => Identity([u64::MAX, u64::MAX]),
-        })
+        }
     }
 
     /// The kernel's order of open file descriptions. Where `kcmp` is missing or forbidden, the
@@ -137,9 +171,7 @@ impl File for HostFile {
     /// Bytes of memory in use, of memory files; zero for all others.
     fn pinned(&self) -> u64 {
         match self.memory() {
-            Ok(Some(_)) => {
-                fstat(self).map_or(0, |stat| u64::try_from(stat.st_blocks).unwrap_or(0) * 512)
-            }
+            Ok(Some(_)) => self.stat(StatxFlags::BLOCKS).map_or(0, |stat| stat.stx_blocks * 512),
             _ => 0,
         }
     }

@@ -61,6 +61,15 @@ pub trait Slots: Send + Sync {
     /// What the slot has, `None` where there is no such slot.
     fn get(&self, key: u64) -> Option<Slot>;
 
+    /// Looks at what the slot has where it is, `None` where there is no such slot. No other call
+    /// may be made meanwhile.
+    fn look<R>(&self, key: u64, look: impl FnOnce(&[u8], &[HostFile]) -> R) -> Option<R>
+    where
+        Self: Sized,
+    {
+        self.get(key).map(|slot| look(&slot.record, &slot.files))
+    }
+
     /// Deletes a slot; unknown keys are ignored.
     fn forget(&self, key: u64);
 
@@ -68,7 +77,7 @@ pub trait Slots: Send + Sync {
     fn keys(&self, space: u8) -> Vec<u64>;
 }
 
-impl<S: Slots + ?Sized> Slots for Arc<S> {
+impl<S: Slots> Slots for Arc<S> {
     fn allocate(&self, space: u8) -> u64 {
         (**self).allocate(space)
     }
@@ -83,6 +92,10 @@ impl<S: Slots + ?Sized> Slots for Arc<S> {
 
     fn get(&self, key: u64) -> Option<Slot> {
         (**self).get(key)
+    }
+
+    fn look<R>(&self, key: u64, look: impl FnOnce(&[u8], &[HostFile]) -> R) -> Option<R> {
+        (**self).look(key, look)
     }
 
     fn forget(&self, key: u64) {
@@ -105,6 +118,13 @@ pub struct KeeperCarrier<S> {
     /// The handover that was there at the beginning.
     found: Option<Vec<u8>>,
     progress: Option<Box<Progress>>,
+}
+
+/// Where a kept file is.
+enum Found {
+    File(HostFile),
+    /// In this slot.
+    Alias(u64),
 }
 
 /// A slot that aliases refer to.
@@ -133,7 +153,7 @@ impl<S: Slots> KeeperCarrier<S> {
         let mut carrier = Self { slots, targets: Mutex::default(), found: None, progress: None };
         let mut targets: HashMap<u64, Target> = HashMap::new();
         for key in carrier.slots.keys(key::CARRIER) {
-            if let Some(target) = carrier.slots.get(key).and_then(|slot| alias_of(&slot)) {
+            if let Some(target) = carrier.slots.look(key, |record, _| alias_of(record)).flatten() {
                 targets.entry(target).or_default().aliases += 1;
             }
         }
@@ -180,7 +200,10 @@ impl<S: Slots> KeeperCarrier<S> {
 
     fn put(&self, kept: Kept, tail: &[u8], files: &[&HostFile]) -> Result<Handle, Failure> {
         let key = self.slots.allocate(key::CARRIER);
-        self.slots.put(key, &[kept.as_bytes(), tail].concat(), files)?;
+        match tail {
+            [] => self.slots.put(key, kept.as_bytes(), files)?,
+            tail => self.slots.put(key, &[kept.as_bytes(), tail].concat(), files)?,
+        }
         Ok(Handle(key))
     }
 
@@ -203,9 +226,9 @@ impl<S: Slots> KeeperCarrier<S> {
         if key::space(handle.0) != key::CARRIER || handle.0 == key::HANDOVER {
             return;
         }
-        let Some(slot) = self.slots.get(handle.0) else { return };
+        let Some(alias) = self.slots.look(handle.0, |record, _| alias_of(record)) else { return };
         self.slots.forget(handle.0);
-        let Some(key) = alias_of(&slot) else { return };
+        let Some(key) = alias else { return };
         let mut targets = self.targets();
         let Some(target) = targets.get_mut(&key) else { return };
         target.aliases = target.aliases.saturating_sub(1);
@@ -224,28 +247,16 @@ impl<S: Slots> KeeperCarrier<S> {
             .then(|| self.slots.get(handle.0))
             .flatten()
             .ok_or_else(|| missing(handle))?;
-        let (kept, _) = decode(&slot)?;
+        let (kept, _) = decode(&slot.record)?;
         Ok((kept, slot))
     }
 
     /// The only file of a slot, or of the slot that it is an alias of.
     fn file(&self, handle: Handle, own: u16, alias: u16) -> Result<HostFile, Failure> {
-        let (kept, slot) = self.find(handle)?;
-        let kind = kept.kind.get();
-        let slot = match kind {
-            _ if kind == own => slot,
-            _ if kind == alias => self.slots.get(kept.value.get()).ok_or_else(|| {
-                Failure::new(
-                    Errno::Inval,
-                    format!(
-                        "kept object {:#x} refers to slot {:#x}, which is gone",
-                        handle.0, kept.value
-                    ),
-                )
-            })?,
-            _ => return Err(missing(handle)),
-        };
-        match slot.files.as_slice() {
+        if key::space(handle.0) != key::CARRIER {
+            return Err(missing(handle));
+        }
+        let only = |files: &[HostFile]| match files {
             [file] => Ok(file.clone()),
             files => Err(Failure::new(
                 Errno::Inval,
@@ -255,6 +266,28 @@ impl<S: Slots> KeeperCarrier<S> {
                     files.len()
                 ),
             )),
+        };
+        let found = self.slots.look(handle.0, |record, files| {
+            let (kept, _) = decode(record)?;
+            match kept.kind.get() {
+                kind if kind == own => only(files).map(Found::File),
+                kind if kind == alias => Ok(Found::Alias(kept.value.get())),
+                _ => Err(missing(handle)),
+            }
+        });
+        match found.unwrap_or_else(|| Err(missing(handle)))? {
+            Found::File(file) => Ok(file),
+            Found::Alias(target) => {
+                self.slots.look(target, |_, files| only(files)).unwrap_or_else(|| {
+                    Err(Failure::new(
+                        Errno::Inval,
+                        format!(
+                            "kept object {:#x} refers to slot {target:#x}, which is gone",
+                            handle.0
+                        ),
+                    ))
+                })
+            }
         }
     }
 
@@ -360,6 +393,10 @@ impl<S: Slots> Carrier<HostFile> for KeeperCarrier<S> {
         Reach::Agent
     }
 
+    fn is_quick(&self) -> bool {
+        true
+    }
+
     fn commit(&self, handover: &[u8]) -> Result<(), Failure> {
         match Self::write_bytes(handover)? {
             (kept, None) => {
@@ -383,20 +420,20 @@ fn record(kind: u16, value: u64) -> Kept {
     Kept { kind: kind.into(), reserved: [0; 6], value: value.into() }
 }
 
-fn decode(slot: &Slot) -> Result<(Kept, &[u8]), Failure> {
-    match Kept::read_from_prefix(&slot.record) {
+fn decode(record: &[u8]) -> Result<(Kept, &[u8]), Failure> {
+    match Kept::read_from_prefix(record) {
         Ok((kept, tail)) if kept.reserved == [0; 6] => Ok((kept, tail)),
         _ => Err(Failure::new(Errno::Inval, "the record of a kept object is damaged")),
     }
 }
 
-fn alias_of(slot: &Slot) -> Option<u64> {
-    let (kept, _) = decode(slot).ok()?;
+fn alias_of(record: &[u8]) -> Option<u64> {
+    let (kept, _) = decode(record).ok()?;
     matches!(kept.kind.get(), kept::LIVE_ALIAS | kept::MEMORY_ALIAS).then(|| kept.value.get())
 }
 
 fn read_bytes(slot: &Slot) -> Result<Vec<u8>, Failure> {
-    let (kept, tail) = decode(slot)?;
+    let (kept, tail) = decode(&slot.record)?;
     let length = kept.value.get();
     match (kept.kind.get(), slot.files.as_slice()) {
         (kept::BYTES, []) if tail.len() as u64 == length => Ok(tail.to_vec()),

@@ -174,6 +174,20 @@ impl<F: File> Call<F> {
         self.kind
     }
 
+    /// Whether its handler is [quick](Handler::is_quick). Of calls for files only: all others may
+    /// take their time.
+    #[must_use]
+    pub fn is_quick(&self) -> bool {
+        match &self.target {
+            Target::Outgoing { handler, .. } | Target::Incoming { handler, .. } => {
+                handler.as_ref().is_none_or(|handler| handler.is_quick())
+            }
+            Target::Shared { .. } | Target::Local { .. } | Target::Remote | Target::Task(_) => {
+                false
+            }
+        }
+    }
+
     /// Which subsystem, session, token and handler.
     #[must_use]
     pub fn location(&self) -> &Location {

@@ -146,6 +146,12 @@ pub trait Carrier<F>: Keep<F> + Recall<F> {
     /// How far what it keeps survives.
     fn reach(&self) -> Reach;
 
+    /// Whether keeping and recalling only notes what there is: nothing is copied, and nobody is
+    /// waited for. See [`Handler::is_quick`](crate::Handler::is_quick).
+    fn is_quick(&self) -> bool {
+        false
+    }
+
     /// Makes `handover` the one that the other side will find, in one atomic step: whatever
     /// happens, the other side finds the one before or this one, whole.
     ///

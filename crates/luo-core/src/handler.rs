@@ -68,6 +68,13 @@ pub trait Handler<F: File>: Send + Sync {
     /// there if it was retrieved, `reclaimed` says whether its owner has taken it.
     fn finish(&self, file: Option<&F>, data: u64, reclaimed: bool, recall: &dyn Recall<F>);
 
+    /// Whether none of the calls above does more than ask the carrier and the kernel for what they
+    /// have at hand: nothing is copied, and nobody is waited for. Where the carrier is
+    /// [quick](crate::Carrier::is_quick) too, a driver may run them without a thread of their own.
+    fn is_quick(&self) -> bool {
+        false
+    }
+
     /// State that the handler shares among its files: there while at least one of them is
     /// preserved. The kernel calls it FLB, file-lifecycle-bound data.
     fn shared(&self) -> Option<&dyn SharedState<F>> {

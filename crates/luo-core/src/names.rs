@@ -154,3 +154,9 @@ impl From<SessionName> for String {
         Self::from(&*name)
     }
 }
+
+impl From<SubsystemName> for String {
+    fn from(name: SubsystemName) -> Self {
+        Self::from(&*name)
+    }
+}

@@ -49,4 +49,8 @@ impl Handler<HostFile> for LiveHandler {
     ) {
         recall.release(Handle(data));
     }
+
+    fn is_quick(&self) -> bool {
+        true
+    }
 }

@@ -7,9 +7,10 @@
 //! - The limits are checked here as the store does it, so that it never refuses a batch for them:
 //!   what a batch adds needs room beside everything that is there when it begins.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 use luo_abi::keeper::key;
 use luo_carriers::{HostFile, Slot, Slots};
 use luo_core::{Errno, Failure};
@@ -39,9 +40,51 @@ struct Inner {
 
 #[derive(Debug, Clone)]
 struct Seen {
-    slot: Slot,
+    record: Box<[u8]>,
+    files: Files,
     /// The batch that has created it.
     born: u64,
+}
+
+/// The descriptors of a slot; most slots have one, and then no allocation.
+#[derive(Debug, Clone)]
+enum Files {
+    None,
+    One(HostFile),
+    Many(Box<[HostFile]>),
+}
+
+impl Files {
+    fn as_slice(&self) -> &[HostFile] {
+        match self {
+            Self::None => &[],
+            Self::One(file) => std::slice::from_ref(file),
+            Self::Many(files) => files,
+        }
+    }
+}
+
+impl From<&[&HostFile]> for Files {
+    fn from(files: &[&HostFile]) -> Self {
+        match files {
+            [] => Self::None,
+            [file] => Self::One((*file).clone()),
+            files => Self::Many(files.iter().map(|file| (*file).clone()).collect()),
+        }
+    }
+}
+
+impl From<Vec<HostFile>> for Files {
+    fn from(mut files: Vec<HostFile>) -> Self {
+        match (files.len(), files.pop()) {
+            (1, Some(file)) => Self::One(file),
+            (_, None) => Self::None,
+            (_, Some(file)) => {
+                files.push(file);
+                Self::Many(files.into())
+            }
+        }
+    }
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -73,7 +116,10 @@ impl Table {
             file.set_slot(Some(key));
         }
         inner.last = inner.last.max(key::number(key));
-        inner.set(key, slot);
+        match slot {
+            Some(Slot { record, files }) => inner.set(key, record.into(), files.into()),
+            None => inner.remove(key),
+        }
         inner.begin();
     }
 
@@ -152,25 +198,35 @@ impl Inner {
         self.added = Used::default();
     }
 
-    fn set(&mut self, key: u64, slot: Option<Slot>) {
-        let old = match slot {
-            Some(slot) => {
-                self.used.slots += 1;
-                self.used.fds += slot.files.len();
-                self.used.bytes += slot.record.len();
-                self.slots.insert(key, Seen { slot, born: self.batch })
+    fn set(&mut self, key: u64, record: Box<[u8]>, files: Files) {
+        self.used.slots += 1;
+        self.used.fds += files.as_slice().len();
+        self.used.bytes += record.len();
+        match self.slots.entry(key) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(Seen { record, files, born: self.batch });
             }
-            None => self.slots.remove(&key),
-        };
-        if let Some(Seen { slot, born }) = old {
-            self.used.slots -= 1;
-            self.used.fds -= slot.files.len();
-            self.used.bytes -= slot.record.len();
-            // What is only replaced stays as old as it was.
-            if let Some(seen) = self.slots.get_mut(&key) {
-                seen.born = born;
+            Entry::Occupied(mut there) => {
+                let seen = there.get_mut();
+                self.used.forget(seen);
+                // What is only replaced stays as old as it was.
+                *seen = Seen { record, files, born: seen.born };
             }
         }
+    }
+
+    fn remove(&mut self, key: u64) {
+        if let Some(seen) = self.slots.remove(&key) {
+            self.used.forget(&seen);
+        }
+    }
+}
+
+impl Used {
+    fn forget(&mut self, seen: &Seen) {
+        self.slots -= 1;
+        self.fds -= seen.files.as_slice().len();
+        self.bytes -= seen.record.len();
     }
 }
 
@@ -186,32 +242,42 @@ impl Slots for Table {
         let added = self.check(&inner, key, record.len(), files.len())?;
         inner.unsubmitted.put(key, record, files.iter().copied())?;
         inner.added = added;
-        let files = files.iter().map(|file| (*file).clone()).collect();
-        inner.set(key, Some(Slot { record: record.to_vec(), files }));
+        inner.set(key, record.into(), files.into());
         Ok(())
     }
 
     fn rewrite(&self, key: u64, record: &[u8]) -> Result<(), Failure> {
         let mut inner = self.inner();
-        let Some(files) = inner.slots.get(&key).map(|seen| seen.slot.files.clone()) else {
+        if !inner.slots.contains_key(&key) {
             return Err(Failure::new(Errno::NoEnt, format!("there is no slot {key:#x}")));
-        };
+        }
         let added = self.check(&inner, key, record.len(), 0)?;
         inner.unsubmitted.rewrite(key, record)?;
         inner.added = added;
-        inner.set(key, Some(Slot { record: record.to_vec(), files }));
+        let Inner { slots, used, .. } = &mut *inner;
+        if let Some(seen) = slots.get_mut(&key) {
+            used.bytes = used.bytes + record.len() - seen.record.len();
+            match seen.record.len() == record.len() {
+                true => seen.record.copy_from_slice(record),
+                false => seen.record = record.into(),
+            }
+        }
         Ok(())
     }
 
     fn get(&self, key: u64) -> Option<Slot> {
-        self.inner().slots.get(&key).map(|seen| seen.slot.clone())
+        self.look(key, |record, files| Slot { record: record.to_vec(), files: files.to_vec() })
+    }
+
+    fn look<R>(&self, key: u64, look: impl FnOnce(&[u8], &[HostFile]) -> R) -> Option<R> {
+        self.inner().slots.get(&key).map(|seen| look(&seen.record, seen.files.as_slice()))
     }
 
     fn forget(&self, key: u64) {
         let mut inner = self.inner();
         if inner.slots.contains_key(&key) {
             inner.unsubmitted.delete(key);
-            inner.set(key, None);
+            inner.remove(key);
         }
     }
 

@@ -109,6 +109,11 @@ impl Custody {
         self.table.get(key)
     }
 
+    /// Whether there is such a slot.
+    pub(crate) fn has(&self, key: u64) -> bool {
+        self.table.look(key, |_, _| ()).is_some()
+    }
+
     pub(crate) fn keys(&self, space: u8) -> Vec<u64> {
         self.table.keys(space)
     }

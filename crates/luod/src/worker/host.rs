@@ -1,16 +1,18 @@
 //! The worker's one state, and how calls of the framework are run and its transitions awaited.
 //!
 //! Everything here lives on one thread and is borrowed for moments only: no borrow is held across
-//! an await. Handlers run on other threads, participants in other processes; their outcomes come
-//! back here.
+//! an await. Handlers run on other threads, but for those that are quick; participants run in other
+//! processes. Their outcomes come back here.
 //!
 //! Invariants:
 //! - Whoever changes the framework's state calls [`Host::pump`] afterwards, and [`Host::commit`]
 //!   before it tells anybody.
-//! - A transition's end is told only after the keeper has its records.
+//! - A transition's end is told only after the keeper has its records, but for a
+//!   [step](Host::run_step), whose end is told to nobody but the one who commits it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,6 +36,8 @@ use super::timing::{Timings, micros};
 use super::upgrade::Upgrades;
 use crate::config::Config;
 
+/// Handler calls that are run here before everybody else has a turn.
+const QUICK_CALLS: usize = 512;
 /// Handler calls that one thread gets at a time.
 const CALLS_PER_THREAD: usize = 512;
 /// How long a handler may take without a sign of life before its call counts as late.
@@ -89,12 +93,22 @@ impl Awaited {
     }
 }
 
+/// What a transition is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// Itself.
+    Own,
+    /// One step of several, which are kept together: its end is told at once.
+    Step,
+    /// To finish a session, as this request asks.
+    Finish(SessionId, u64),
+}
+
 #[derive(Debug)]
 struct Transition {
     timings: Timings,
     waiters: Vec<oneshot::Sender<Rc<Ended>>>,
-    /// The session and the request that finishes it.
-    finishes: Option<(SessionId, u64)>,
+    purpose: Purpose,
 }
 
 /// A participant's call that is on its way.
@@ -132,7 +146,9 @@ pub(crate) struct Host {
     events: broadcast::Sender<Event>,
     transitions: RefCell<HashMap<TransitionId, Transition>>,
     remote: RefCell<HashMap<CallId, Remote>>,
-    /// Threads that run handlers.
+    /// [`Host::pump`] will be called soon.
+    pumping: Cell<bool>,
+    /// Threads that run handlers, and a pump that is to come.
     pub(crate) running: Cell<usize>,
     pub(crate) idle: Notify,
     /// The machine had departed when this worker began.
@@ -170,6 +186,7 @@ impl Host {
             events,
             transitions: RefCell::default(),
             remote: RefCell::default(),
+            pumping: Cell::new(false),
             running: Cell::new(0),
             idle: Notify::new(),
             departed,
@@ -192,13 +209,13 @@ impl Host {
     /// Begins a transition; what comes out is told once the keeper has its records.
     fn begin(
         self: &Rc<Self>,
-        finishes: Option<(SessionId, u64)>,
+        purpose: Purpose,
         start: impl FnOnce(&mut Orchestrator<HostFile>) -> Result<TransitionId, Error>,
     ) -> Result<Awaited, Refusal> {
         let id = start(&mut self.core.borrow_mut())?;
         let (waiter, waiting) = oneshot::channel();
         let transition =
-            Transition { timings: Timings::new(Instant::now()), waiters: vec![waiter], finishes };
+            Transition { timings: Timings::new(Instant::now()), waiters: vec![waiter], purpose };
         self.transitions.borrow_mut().insert(id, transition);
         self.pump();
         Ok(Awaited(waiting))
@@ -214,11 +231,7 @@ impl Host {
     ) -> Result<(), Refusal> {
         let start =
             |core: &mut Orchestrator<HostFile>| core.finish(luo_core::Scope::Session(id), options);
-        let ended = self.begin(Some((id, request)), start)?.end().await?;
-        match &ended.report.result {
-            Ok(()) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        succeeded(self.begin(Purpose::Finish(id, request), start)?.end().await?).map(drop)
     }
 
     /// Begins a transition and waits for its end; a failed one is a refusal.
@@ -226,25 +239,37 @@ impl Host {
         self: &Rc<Self>,
         start: impl FnOnce(&mut Orchestrator<HostFile>) -> Result<TransitionId, Error>,
     ) -> Result<Rc<Ended>, Refusal> {
-        let ended = self.begin(None, start)?.end().await?;
-        match &ended.report.result {
-            Ok(()) => Ok(ended),
-            Err(error) => Err(error.into()),
-        }
+        succeeded(self.begin(Purpose::Own, start)?.end().await?)
+    }
+
+    /// As [`run`](Self::run), for one step of several: the keeper gets its records with those of
+    /// the steps after it. Whoever asks for it commits before anybody is told.
+    pub(crate) async fn run_step(
+        self: &Rc<Self>,
+        start: impl FnOnce(&mut Orchestrator<HostFile>) -> Result<TransitionId, Error>,
+    ) -> Result<Rc<Ended>, Refusal> {
+        succeeded(self.begin(Purpose::Step, start)?.end().await?)
     }
 
     /// Starts what can start and tells what has ended.
     pub(crate) fn pump(self: &Rc<Self>) {
+        let carrier = self.custody.carrier();
+        let mut left = if carrier.is_quick() { QUICK_CALLS } else { 0 };
         let mut retrieved = false;
         loop {
             let mut local = Vec::new();
             let mut busy = false;
-            loop {
+            while left > 0 || !carrier.is_quick() {
                 let call = self.core.borrow_mut().next_call();
                 match call {
                     Some(call) if call.kind() == CallKind::Remote => {
                         busy = true;
                         self.call_participant(&call);
+                    }
+                    Some(call) if left > 0 && call.is_quick() => {
+                        busy = true;
+                        left -= 1;
+                        self.call_quickly(&call);
                     }
                     Some(call) => local.push(call),
                     None => break,
@@ -264,10 +289,30 @@ impl Host {
             if !busy {
                 break;
             }
+            if left == 0 && carrier.is_quick() {
+                self.pump_later();
+                break;
+            }
         }
         if retrieved {
             self.retrieved.notify_waiters();
         }
+    }
+
+    /// Goes on with what is left once everybody else has had a turn.
+    fn pump_later(self: &Rc<Self>) {
+        if self.pumping.replace(true) {
+            return;
+        }
+        let host = Rc::clone(self);
+        self.running.set(self.running.get() + 1);
+        tokio::task::spawn_local(async move {
+            tokio::task::yield_now().await;
+            host.pumping.set(false);
+            host.running.set(host.running.get() - 1);
+            host.pump();
+            host.idle.notify_waiters();
+        });
     }
 
     /// Writes what has changed to the keeper; the ticket says when the keeper has it.
@@ -327,6 +372,18 @@ impl Host {
         }
     }
 
+    /// Runs a handler call that waits for nobody.
+    fn call_quickly(&self, call: &Call<HostFile>) {
+        let start = Instant::now();
+        let carrier = self.custody.carrier();
+        let ran = std::panic::catch_unwind(AssertUnwindSafe(|| call.run(&**carrier)));
+        let outcome = ran.unwrap_or_else(|_| Outcome::failed(no_result()));
+        self.time(call.transition(), call.phase(), call.location(), start, Instant::now());
+        if let Err(error) = self.core.borrow_mut().complete(call.id(), outcome) {
+            tracing::debug!(%error, "a call ended that was not open any more");
+        }
+    }
+
     /// Runs handler calls on a thread of their own.
     fn call_handlers(self: &Rc<Self>, calls: Vec<Call<HostFile>>) {
         let carrier = Arc::clone(self.custody.carrier());
@@ -374,8 +431,7 @@ impl Host {
             }
             // A handler that panicked takes its thread along: its calls have failed.
             for (id, _) in open.drain() {
-                let reason = "the handler ended without a result; this is a bug of the handler";
-                let outcome = Outcome::failed(Failure::new(luo_core::Errno::Io, reason));
+                let outcome = Outcome::failed(no_result());
                 if let Err(error) = host.core.borrow_mut().complete(id, outcome) {
                     tracing::debug!(%error, "a failed call was not open any more");
                 }
@@ -435,13 +491,13 @@ impl Host {
 
     fn ended(self: &Rc<Self>, report: Report) {
         let transition = self.transitions.borrow_mut().remove(&report.id);
-        let (total, timings, waiters, finishes) = match transition {
-            Some(Transition { timings, waiters, finishes }) => {
-                (timings.total(Instant::now()), Some(timings), waiters, finishes)
+        let (total, timings, waiters, purpose) = match transition {
+            Some(Transition { timings, waiters, purpose }) => {
+                (timings.total(Instant::now()), Some(timings), waiters, purpose)
             }
-            None => (Duration::ZERO, None, Vec::new(), None),
+            None => (Duration::ZERO, None, Vec::new(), Purpose::Own),
         };
-        if let (Some((id, request)), Ok(())) = (finishes, &report.result) {
+        if let (Purpose::Finish(id, request), Ok(())) = (purpose, &report.result) {
             self.persisted.borrow_mut().session_extra(id).finished_by = request;
         }
         let (session, what) = match report.scope {
@@ -465,9 +521,16 @@ impl Host {
         for error in &report.left_out {
             self.tell("failure", None, format!("{} goes on without: {error}", report.event));
         }
-        let ticket = self.commit();
         self.sessions_changed.notify_waiters();
         let ended = Rc::new(Ended { report, total, timings: RefCell::new(timings) });
+        if purpose == Purpose::Step {
+            for waiter in waiters {
+                // Who asked may have gone.
+                let _ = waiter.send(Rc::clone(&ended));
+            }
+            return;
+        }
+        let ticket = self.commit();
         tokio::task::spawn_local(async move {
             if let Err(error) = ticket.await {
                 let reason = error.reason();
@@ -479,4 +542,18 @@ impl Host {
             }
         });
     }
+}
+
+/// A failed transition is a refusal.
+fn succeeded(ended: Rc<Ended>) -> Result<Rc<Ended>, Refusal> {
+    match &ended.report.result {
+        Ok(()) => Ok(ended),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A handler panicked.
+fn no_result() -> Failure {
+    let reason = "the handler ended without a result; this is a bug of the handler";
+    Failure::new(luo_core::Errno::Io, reason)
 }

@@ -8,8 +8,7 @@
 //! - A slot whose file has gone stays, with an empty record, as long as something kept refers to
 //!   its descriptor: an *orphan*.
 
-use std::collections::{HashMap, HashSet};
-
+use hashbrown::{HashMap, HashSet};
 use luo_carriers::HostFile;
 use luo_core::{FileKey, FileRecord, Orchestrator, SessionId, SessionRecord, Side, Token};
 
@@ -29,6 +28,8 @@ pub(crate) struct Persisted {
     /// What requests of the worker before made, by place and token: a client whose connection
     /// broke sends its last requests again.
     repeatable: HashMap<(SessionId, u64), HashMap<u32, Token>>,
+    /// The bytes of the record that is being written.
+    buffer: Vec<u8>,
 }
 
 #[derive(Debug, Default)]
@@ -185,34 +186,37 @@ impl Persisted {
     ) {
         let old = self.files.get(&file).copied();
         let extra = self.made_by.remove(&file).or(old.map(|slot| slot.extra)).unwrap_or_default();
-        let bytes = match records::file(record, &extra) {
-            Ok(bytes) => bytes,
-            Err(error) => return custody.note_unwritable(&error),
-        };
+        if let Err(error) = records::file(record, &extra, &mut self.buffer) {
+            return custody.note_unwritable(&error);
+        }
+        let bytes = self.buffer.as_slice();
         if let Some(slot) = old.filter(|slot| slot.has_file) {
-            custody.rewrite(slot.key, &bytes);
-            self.files.insert(file, FileSlot { extra, ..slot });
+            custody.rewrite(slot.key, bytes);
+            if slot.extra != extra {
+                self.files.insert(file, FileSlot { extra, ..slot });
+            }
             return;
         }
         let Some(held) = held else {
             let key = old.map_or_else(|| custody.allocate(space::FILE), |slot| slot.key);
-            custody.put(key, &bytes, &[]);
+            custody.put(key, bytes, &[]);
             self.files.insert(file, FileSlot { key, has_file: false, extra });
             return;
         };
-        let theirs = held.slot();
-        let key = match theirs {
-            Some(key) if freed.remove(&key) || self.orphans.remove(&key) => {
+        // What referred to an orphan may have gone in the same breath, and the orphan with it.
+        let theirs = held.slot().filter(|key| freed.remove(key) || self.orphans.remove(key));
+        let key = match theirs.filter(|key| custody.has(*key)) {
+            Some(key) => {
                 custody.adopt(key);
-                custody.rewrite(key, &bytes);
+                custody.rewrite(key, bytes);
                 if let Some(slot) = old {
                     custody.forget(slot.key);
                 }
                 key
             }
-            _ => {
+            None => {
                 let key = old.map_or_else(|| custody.allocate(space::FILE), |slot| slot.key);
-                custody.put(key, &bytes, &[&held]);
+                custody.put(key, bytes, &[&held]);
                 held.set_slot(Some(key));
                 key
             }

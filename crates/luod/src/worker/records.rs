@@ -2,7 +2,7 @@
 //!
 //! The framework's records become the bytes of `docs/abi.md` here, together with what the daemon
 //! notes beside them, and come back. One is written for every file that is preserved, so writing
-//! a file's record allocates its bytes and, for up to [`FEW`] handles, nothing else.
+//! a file's record allocates nothing for up to [`FEW`] handles.
 //!
 //! Invariants:
 //! - What is read is what was written: every field comes back the same, except that the reason of
@@ -242,13 +242,17 @@ pub(crate) fn read_session(bytes: &[u8]) -> Result<(SessionRecord, SessionExtra)
     Ok((record, extra))
 }
 
-/// The bytes of a file's record. The reason of a failure that is longer than
+/// The bytes of a file's record, into a buffer that may have been used before. The reason of a failure that is longer than
 /// [`RememberedFailure::REASON_MAX`] is cut between two characters.
 ///
 /// # Errors
 /// A `compatible` string that is not allowed; more handles than
 /// [`HANDLES_MAX`](abi::FileRecord::HANDLES_MAX), or one that is zero.
-pub(crate) fn file(record: &FileRecord, extra: &FileExtra) -> Result<Vec<u8>, RecordError> {
+pub(crate) fn file(
+    record: &FileRecord,
+    extra: &FileExtra,
+    bytes: &mut Vec<u8>,
+) -> Result<(), RecordError> {
     let mut few = [0; FEW];
     let many;
     let handles = match few.get_mut(..record.kept.len()) {
@@ -285,7 +289,8 @@ pub(crate) fn file(record: &FileRecord, extra: &FileExtra) -> Result<Vec<u8>, Re
         request: extra.request,
         index: extra.index,
     };
-    Ok(record.encode()?)
+    bytes.clear();
+    Ok(record.encode_into(bytes)?)
 }
 
 /// Reads a file's record. An error number that luo has no word for is [`Errno::Io`].
@@ -323,9 +328,14 @@ pub(crate) fn read_file(bytes: &[u8]) -> Result<(FileRecord, FileExtra), RecordE
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{file as file_into, *};
     use luo_abi::record::RecordErrorKind as Kind;
     use proptest::{collection, option, prelude::*, sample::select};
+
+    fn file(record: &FileRecord, extra: &FileExtra) -> Result<Vec<u8>, RecordError> {
+        let mut bytes = vec![1; 7];
+        file_into(record, extra, &mut bytes).map(|()| bytes)
+    }
 
     const STATES: [State; 4] = [State::Normal, State::Prepared, State::Frozen, State::Updated];
     const CRITICALITIES: [Criticality; 2] = [Criticality::Required, Criticality::Optional];

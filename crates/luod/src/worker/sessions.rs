@@ -15,8 +15,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixDatagram;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -29,7 +28,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
 };
-use tokio::io::Interest;
+use tokio::io::{Interest, unix::AsyncFd};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -62,6 +61,16 @@ impl Drop for Holder {
         for connection in &self.connections {
             connection.abort();
         }
+    }
+}
+
+/// luod's end of a session's descriptor, as the runtime watches it.
+#[derive(Debug)]
+struct Watched(HostFile);
+
+impl AsRawFd for Watched {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
     }
 }
 
@@ -144,12 +153,13 @@ impl Host {
             let reason = format!("the session's descriptor cannot be watched: {error}");
             Refusal::new(error.raw_os_error().map_or(Errno::Io, Errno::from_raw), reason)
         };
-        // A socket of packets in fact: the runtime only has to watch it, packets are read here.
-        let socket = server.try_clone_fd().map(UnixDatagram::from).map_err(refused)?;
-        let socket = socket
-            .set_nonblocking(true)
-            .and_then(|()| tokio::net::UnixDatagram::from_std(socket))
-            .map_err(refused)?;
+        rustix::io::ioctl_fionbio(&server, true).map_err(|errno| refused(errno.into()))?;
+        #[allow(
+            deprecated,
+            reason = "its successor is unsafe; this descriptor stays open as long as it is watched"
+        )]
+        let socket =
+            AsyncFd::with_interest(Watched(server.clone()), Interest::READABLE).map_err(refused)?;
         let host = Rc::clone(self);
         let mut holders = self.holders.borrow_mut();
         holders.last += 1;
@@ -170,7 +180,7 @@ impl Host {
     }
 
     /// Serves connections until the last copy of the descriptor is closed.
-    async fn serve_holder(self: &Rc<Self>, id: SessionId, socket: tokio::net::UnixDatagram) {
+    async fn serve_holder(self: &Rc<Self>, id: SessionId, socket: AsyncFd<Watched>) {
         loop {
             self.upgrades.resumed().await;
             let ready = tokio::select! {
@@ -178,16 +188,17 @@ impl Host {
                 () = self.upgrades.paused() => continue,
                 ready = socket.readable() => ready,
             };
-            if ready.is_err() {
-                return;
-            }
-            match socket.try_io(Interest::READABLE, || receive_packet(socket.as_fd())) {
+            let Ok(mut ready) = ready else { return };
+            let Ok(packet) = ready.try_io(|socket| receive_packet(socket.get_ref().0.as_fd()))
+            else {
+                continue;
+            };
+            match packet {
                 Ok(Packet::Connect(stream)) => self.connect_session(id, stream),
                 Ok(Packet::Unknown) => {
                     tracing::debug!(session = id.0, "a packet that is no connection was ignored");
                 }
                 Ok(Packet::Closed) => return,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
                 Err(error) => {
                     tracing::warn!(session = id.0, %error, "a session's descriptor failed");
@@ -299,7 +310,9 @@ impl Host {
             let _ = tokio::time::timeout_at(look, changed).await;
         };
         let id = claiming.id;
-        self.bring_back(id).await?;
+        let brought = self.bring_back(id).await;
+        // What it has changed is kept with the rest below, or where it failed, now.
+        brought.inspect_err(|_| drop(self.commit()))?;
         self.core.borrow_mut().owner_back(id)?;
         let client = match self.hold(id) {
             Ok(client) => client,
@@ -315,7 +328,7 @@ impl Host {
         Ok((id, client))
     }
 
-    /// Brings an unclaimed session to where all its files can be retrieved.
+    /// Brings an unclaimed session to where all its files can be retrieved. To be committed.
     async fn bring_back(self: &Rc<Self>, id: SessionId) -> Result<(), Refusal> {
         loop {
             let info = self.session_info(id)?;
@@ -326,13 +339,13 @@ impl Host {
                 State::Updated => {
                     let options =
                         FinishOptions { unclaimed: UnclaimedFiles::Carry, carry_reclaimed: true };
-                    self.run(|core| core.finish(Scope::Session(id), options)).await?;
+                    self.run_step(|core| core.finish(Scope::Session(id), options)).await?;
                 }
                 State::Normal if info.outgoing == 0 => return Ok(()),
                 State::Normal | State::Prepared | State::Frozen => {
                     let scope = Scope::Session(id);
-                    self.run(|core| core.begin(scope, Event::Depart)).await?;
-                    self.run(|core| core.begin(scope, Event::Arrive)).await?;
+                    self.run_step(|core| core.begin(scope, Event::Depart)).await?;
+                    self.run_step(|core| core.begin(scope, Event::Arrive)).await?;
                     return Ok(());
                 }
             }

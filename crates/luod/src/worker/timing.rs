@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use luo::protocol;
-use luo_core::{Location, Phase};
+use luo_core::{Location, Phase, SessionName, SubsystemName};
 
 /// Calls of one transition, grouped.
 #[derive(Debug)]
@@ -19,8 +19,9 @@ pub(crate) struct Timings {
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     phase: Phase,
-    subsystem: String,
-    session: Option<String>,
+    /// `None`: files.
+    subsystem: Option<SubsystemName>,
+    session: Option<SessionName>,
 }
 
 #[derive(Debug)]
@@ -39,11 +40,8 @@ impl Timings {
     pub(crate) fn add(&mut self, phase: Phase, location: &Location, start: Instant, end: Instant) {
         let key = Key {
             phase,
-            subsystem: location
-                .subsystem
-                .as_ref()
-                .map_or_else(|| "files".to_owned(), ToString::to_string),
-            session: location.session.as_ref().map(|(_, name)| name.to_string()),
+            subsystem: location.subsystem.clone(),
+            session: location.session.as_ref().map(|(_, name)| name.clone()),
         };
         let part = self.parts.entry(key).or_insert(Part { calls: 0, first: start, last: end });
         part.calls += 1;
@@ -61,8 +59,8 @@ impl Timings {
             .into_iter()
             .map(|(key, part)| protocol::Timing {
                 phase: key.phase.name().to_owned(),
-                subsystem: key.subsystem,
-                session: key.session,
+                subsystem: key.subsystem.map_or_else(|| "files".to_owned(), String::from),
+                session: key.session.map(String::from),
                 calls: part.calls,
                 microseconds: micros(part.last.saturating_duration_since(part.first)),
             })

@@ -1,6 +1,5 @@
 //! The interface `io.luo.Session`: one session, for whoever holds its descriptor.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -171,35 +170,27 @@ impl SessionService {
         later(async move {
             let _busy = host.busy_when_resumed().await;
             let deadline = Instant::now() + RETRIEVE_DEADLINE;
-            let mut answers: HashMap<usize, Result<HostFile, Refusal>> = HashMap::new();
+            let mut answers: Vec<Option<Result<HostFile, Refusal>>> = Vec::new();
+            answers.resize_with(parameters.tokens.len(), || None);
             loop {
                 let changed = host.retrieved.notified();
-                for (index, token) in parameters.tokens.iter().enumerate() {
-                    if answers.contains_key(&index) {
-                        continue;
-                    }
-                    match host.core.borrow_mut().retrieve(id, Token(*token)) {
-                        Ok(Retrieval::Ready(file)) => _ = answers.insert(index, Ok(file)),
-                        Ok(Retrieval::Failed(error)) => {
-                            answers.insert(index, Err(error.into()));
-                        }
-                        Ok(Retrieval::Pending) => {}
-                        Err(error) => _ = answers.insert(index, Err(error.into())),
-                    }
-                }
-                if answers.len() == parameters.tokens.len() {
+                if ask(&host, id, &parameters.tokens, &mut answers) {
                     break;
                 }
                 host.pump();
+                // What is quick is here already.
+                if ask(&host, id, &parameters.tokens, &mut answers) {
+                    break;
+                }
                 if tokio::time::timeout_at(deadline, changed).await.is_err() {
                     let reason = "the files were not restored in time; ask again";
                     return Err(Refusal::new(Errno::TimedOut, reason));
                 }
             }
             let mut reply = Retrieved::default();
-            let mut given = Vec::new();
-            for (index, token) in parameters.tokens.iter().enumerate() {
-                match answers.remove(&index) {
+            let mut given = Vec::with_capacity(answers.len());
+            for (index, (token, answer)) in parameters.tokens.iter().zip(answers).enumerate() {
+                match answer {
                     Some(Ok(file)) => {
                         // Noted before they are sent: a client that has them may finish, whichever
                         // worker it comes to. One that did not get them asks again.
@@ -265,6 +256,30 @@ impl Service for SessionService {
     async fn resumed(&self) {
         self.host.upgrades.resumed().await;
     }
+}
+
+/// Asks for the files that are not answered yet; `true`: now all are.
+fn ask(
+    host: &Host,
+    id: SessionId,
+    tokens: &[u64],
+    answers: &mut [Option<Result<HostFile, Refusal>>],
+) -> bool {
+    let mut core = host.core.borrow_mut();
+    let mut all = true;
+    for (token, answer) in tokens.iter().zip(answers) {
+        if answer.is_some() {
+            continue;
+        }
+        *answer = match core.retrieve(id, Token(*token)) {
+            Ok(Retrieval::Ready(file)) => Some(Ok(file)),
+            Ok(Retrieval::Failed(error)) => Some(Err(error.into())),
+            Ok(Retrieval::Pending) => None,
+            Err(error) => Some(Err(error.into())),
+        };
+        all &= answer.is_some();
+    }
+    all
 }
 
 /// What the interface says about files that nobody retrieved, in the framework's words.
