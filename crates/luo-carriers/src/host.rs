@@ -2,7 +2,8 @@
 //!
 //! Invariants: a [`HostFile`] is one descriptor for as long as a clone of it lives; its identity
 //! is read once. Files that differ in identity differ in truth; equal ones are told apart by the
-//! kernel.
+//! kernel. Nothing here waits for the server of a network file system or of FUSE, not even the
+//! last close: see [`closer`].
 
 use std::cmp::Ordering;
 use std::io;
@@ -11,7 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering as Memory};
 use std::sync::{Arc, OnceLock};
 
 use luo_core::{File, Identity};
-use rustix::fs::{FileType, fstat, fstatfs};
+use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, fcntl_get_seals, fstatfs, statx};
+
+use crate::closer;
 
 /// `TMPFS_MAGIC` of `linux/magic.h`: shmem, hence memfds too.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
@@ -38,17 +41,30 @@ pub struct HostFile(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    fd: OwnedFd,
+    /// Shared with the [`closer`] in the end, and with nobody else.
+    fd: Arc<OwnedFd>,
     serial: u64,
     identity: OnceLock<Identity>,
     /// Zero: none.
     slot: AtomicU64,
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        closer::close_shared(&self.fd);
+    }
+}
+
+/// What the kernel knows of a file without asking anybody else.
+fn known(file: impl AsFd) -> io::Result<Statx> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    Ok(statx(file, "", flags, StatxFlags::BASIC_STATS)?)
+}
+
 impl From<OwnedFd> for HostFile {
     fn from(fd: OwnedFd) -> Self {
         Self(Arc::new(Inner {
-            fd,
+            fd: Arc::new(fd),
             serial: SERIAL.fetch_add(1, Memory::Relaxed),
             identity: OnceLock::new(),
             slot: AtomicU64::new(0),
@@ -89,9 +105,13 @@ impl HostFile {
     /// What kind of memory file it is, `None` for everything else.
     ///
     /// # Errors
-    /// What `fstat` gives: EIO, of file systems that may fail.
+    /// What `statx` gives: EIO, of file systems that may fail.
     pub fn memory(&self) -> io::Result<Option<MemoryKind>> {
-        if FileType::from_raw_mode(fstat(self)?.st_mode) != FileType::RegularFile {
+        let stat = known(self)?;
+        // Only memory files have seals. `fstatfs` of others would ask their servers.
+        if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::RegularFile
+            || fcntl_get_seals(self).is_err()
+        {
             return Ok(None);
         }
         Ok(match fstatfs(self)?.f_type as u64 {
@@ -106,10 +126,11 @@ impl File for HostFile {
     /// Device and inode number, with the file's type in bits of the device number that no device
     /// uses.
     fn identity(&self) -> Identity {
-        *self.0.identity.get_or_init(|| match fstat(self) {
+        *self.0.identity.get_or_init(|| match known(self) {
             Ok(stat) => {
-                let kind = u64::from(stat.st_mode & 0o170_000);
-                Identity([stat.st_dev ^ kind << 48, stat.st_ino])
+                let kind = u64::from(stat.stx_mode & 0o170_000);
+                let device = rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor);
+                Identity([device ^ kind << 48, stat.stx_ino])
             }
             // A file that cannot be looked at (a network file system that is gone) still can be
             // told from others by its description.
@@ -137,9 +158,7 @@ impl File for HostFile {
     /// Bytes of memory in use, of memory files; zero for all others.
     fn pinned(&self) -> u64 {
         match self.memory() {
-            Ok(Some(_)) => {
-                fstat(self).map_or(0, |stat| u64::try_from(stat.st_blocks).unwrap_or(0) * 512)
-            }
+            Ok(Some(_)) => known(self).map_or(0, |stat| stat.stx_blocks * 512),
             _ => 0,
         }
     }

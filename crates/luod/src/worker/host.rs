@@ -78,13 +78,13 @@ pub(crate) fn state(state: luo_core::State) -> protocol::State {
 
 /// A transition that has begun.
 #[derive(Debug)]
-pub(crate) struct Awaited(oneshot::Receiver<Rc<Ended>>);
+pub(crate) struct Awaited(oneshot::Receiver<Result<Rc<Ended>, Refusal>>);
 
 impl Awaited {
     /// Its end, once the keeper has its records.
     pub(crate) async fn end(self) -> Result<Rc<Ended>, Refusal> {
-        self.0.await.map_err(|_| {
-            Refusal::new(luo_core::Errno::Canceled, "luod is being stopped; ask again")
+        self.0.await.unwrap_or_else(|_| {
+            Err(Refusal::new(luo_core::Errno::Canceled, "luod is being stopped; ask again"))
         })
     }
 }
@@ -92,7 +92,7 @@ impl Awaited {
 #[derive(Debug)]
 struct Transition {
     timings: Timings,
-    waiters: Vec<oneshot::Sender<Rc<Ended>>>,
+    waiters: Vec<oneshot::Sender<Result<Rc<Ended>, Refusal>>>,
     /// The session and the request that finishes it.
     finishes: Option<(SessionId, u64)>,
 }
@@ -469,13 +469,14 @@ impl Host {
         self.sessions_changed.notify_waiters();
         let ended = Rc::new(Ended { report, total, timings: RefCell::new(timings) });
         tokio::task::spawn_local(async move {
-            if let Err(error) = ticket.await {
-                let reason = error.reason();
+            let kept = ticket.await.map(|()| ended);
+            if let Err(refusal) = &kept {
+                let reason = refusal.reason();
                 tracing::error!(reason, "the keeper did not take the records of a transition");
             }
             for waiter in waiters {
                 // Who asked may have gone.
-                let _ = waiter.send(Rc::clone(&ended));
+                let _ = waiter.send(kept.clone());
             }
         });
     }
