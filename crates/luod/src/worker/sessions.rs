@@ -200,7 +200,6 @@ impl Host {
     fn connect_session(self: &Rc<Self>, id: SessionId, stream: OwnedFd) {
         let Some(owner) = self.core.borrow().session(id).map(|info| info.owner) else { return };
         let Some(admission) = self.clients.admit(owner.uid) else {
-            tracing::warn!(uid = owner.uid, "too many connections; one to a session was refused");
             server::refuse_session_connection(self, owner.uid, &stream);
             return;
         };

@@ -70,7 +70,6 @@ fn admit(host: &Rc<Host>, socket: OwnedFd) {
         }
     };
     let Some(admission) = host.clients.admit(peer.uid) else {
-        tracing::warn!(uid = peer.uid, "too many connections; one was refused");
         let refusal = too_many(peer.uid, host.config.clients.connections_per_user);
         refuse(&socket, Reply::refused_by_manager(refusal));
         return;
