@@ -5,7 +5,7 @@
 //!   with one system call. Files that differ in identity differ in truth; equal ones are told apart
 //!   by the kernel.
 //! - Looking at a file waits for nobody: not for the server of a network file system, and not for
-//!   the process behind a FUSE mount.
+//!   the process behind a FUSE mount; nor does the last close, see [`closer`].
 
 use std::cmp::Ordering;
 use std::io;
@@ -16,6 +16,8 @@ use std::sync::{Arc, OnceLock};
 use luo_core::{File, Identity};
 use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, fcntl_get_seals, fstatfs, statx};
 use rustix::io::Errno;
+
+use crate::closer;
 
 /// `TMPFS_MAGIC` of `linux/magic.h`: shmem, hence memfds too.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
@@ -42,13 +44,20 @@ pub struct HostFile(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    fd: OwnedFd,
+    /// Shared with the [`closer`] in the end, and with nobody else.
+    fd: Arc<OwnedFd>,
     serial: u64,
     /// What it is, or why that cannot be told.
     look: OnceLock<Result<Look, Errno>>,
     memory: OnceLock<Option<MemoryKind>>,
     /// Zero: none.
     slot: AtomicU64,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        closer::close_shared(&self.fd);
+    }
 }
 
 /// What never changes about an open file.
@@ -62,7 +71,7 @@ struct Look {
 impl From<OwnedFd> for HostFile {
     fn from(fd: OwnedFd) -> Self {
         Self(Arc::new(Inner {
-            fd,
+            fd: Arc::new(fd),
             serial: SERIAL.fetch_add(1, Memory::Relaxed),
             look: OnceLock::new(),
             memory: OnceLock::new(),

@@ -217,9 +217,29 @@ impl<F: File> Orchestrator<F> {
 
     /// The files of a session, by side and token. Empty where there is no such session.
     pub fn files(&self, session: SessionId) -> impl Iterator<Item = FileInfo> + '_ {
-        self.sessions.peek(session).into_iter().flat_map(|session| {
-            let outgoing = session.outgoing.iter().map(|(token, file)| outgoing(*token, file));
-            outgoing.chain(session.incoming.iter().map(|(token, file)| incoming(*token, file)))
+        self.files_after(session, None)
+    }
+
+    /// As [`files`](Self::files), from the one that comes after `last` on, whether that one is still
+    /// there or not: so a long list can be read in parts, each found in O(log n).
+    pub fn files_after(
+        &self,
+        session: SessionId,
+        last: Option<(Side, Token)>,
+    ) -> impl Iterator<Item = FileInfo> + '_ {
+        use core::ops::Bound::{Excluded, Unbounded};
+        self.sessions.peek(session).into_iter().flat_map(move |session| {
+            let (outgoing_from, incoming_from) = match last {
+                None => (Some(Unbounded), Unbounded),
+                Some((Side::Outgoing, token)) => (Some(Excluded(token)), Unbounded),
+                Some((Side::Incoming, token)) => (None, Excluded(token)),
+            };
+            let before = outgoing_from
+                .into_iter()
+                .flat_map(|from| session.outgoing.range((from, Unbounded)))
+                .map(|(token, file)| outgoing(*token, file));
+            let after = session.incoming.range((incoming_from, Unbounded));
+            before.chain(after.map(|(token, file)| incoming(*token, file)))
         })
     }
 

@@ -120,6 +120,7 @@ impl Receiver {
             }
         }
         if descriptors.len() > MAX_DESCRIPTORS {
+            self.descriptors.push_front((end, descriptors));
             return Err(WireError::TooManyDescriptors);
         }
         self.start = end + 1;
@@ -153,19 +154,24 @@ impl Receiver {
         let mut came = Vec::new();
         let result = receive(socket, &mut self.buffer[before..], &mut came);
         self.buffer.truncate(before + result.as_ref().copied().unwrap_or(0));
-        match result? {
-            0 if before > 0 => return Err(WireError::Torn),
-            0 => return Err(WireError::Closed),
-            _ => {}
-        }
         if !came.is_empty() {
+            self.descriptors.push_back((self.buffer.len().saturating_sub(1), came));
             let held: usize = self.descriptors.iter().map(|(_, list)| list.len()).sum();
-            if held + came.len() > MAX_DESCRIPTORS && !self.buffer[before..].contains(&0) {
+            if held > MAX_DESCRIPTORS && !self.buffer[before..].contains(&0) {
                 return Err(WireError::TooManyDescriptors);
             }
-            self.descriptors.push_back((self.buffer.len() - 1, came));
         }
-        Ok(())
+        match result? {
+            0 if before > 0 => Err(WireError::Torn),
+            0 => Err(WireError::Closed),
+            _ => Ok(()),
+        }
+    }
+
+    /// The descriptors of frames that were not taken. For whoever must not wait for their close
+    /// when the connection ends.
+    pub fn abandon(&mut self) -> Vec<OwnedFd> {
+        self.descriptors.drain(..).flat_map(|(_, descriptors)| descriptors).collect()
     }
 }
 

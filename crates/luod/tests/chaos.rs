@@ -105,8 +105,8 @@ fn spin(duration: Duration) {
     }
 }
 
-/// Kills workers at random moments: after the beginning of an operation, or, one in eight, after
-/// the beginning of a worker.
+/// Kills workers at random moments: after the beginning of an operation, or, one in sixteen, after
+/// the beginning of a worker, which then restores what the one before it held.
 fn kill(luod: &Luod, load: &Load, random: &mut Random, kills: u64) {
     let _alarm = Alarm(load);
     let start = Instant::now();
@@ -114,7 +114,7 @@ fn kill(luod: &Luod, load: &Load, random: &mut Random, kills: u64) {
     let mut last = None;
     while killed < kills && load.goes_on() {
         assert!(start.elapsed() < 10 * PATIENCE, "{killed} of {kills} kills\n{}", luod.log());
-        let restoring = random.one_in(8);
+        let restoring = random.one_in(16);
         if !restoring {
             let before = load.begun.load(Ordering::Relaxed);
             while load.begun.load(Ordering::Relaxed) == before && load.goes_on() {

@@ -227,3 +227,37 @@ fn events_come_as_they_happen() {
             .is_some_and(|event| event.kind == "state" && event.state == "prepared")
     });
 }
+
+#[test]
+fn a_cancel_in_the_middle_of_prepare_is_answered_and_so_is_prepare() {
+    let luod = Luod::start();
+    let mut participant = join(&luod, "slow", true, PATIENCE);
+    let preparing = {
+        let manager = luod.manager();
+        std::thread::spawn(move || manager.prepare())
+    };
+    let call = participant.next_call(Some(PATIENCE)).unwrap().expect("a call");
+    assert_eq!(call.phase, ParticipantPhase::Prepare);
+    let cancelling = {
+        let manager = luod.manager();
+        std::thread::spawn(move || manager.cancel())
+    };
+    // What is under way is waited for: it ends when the participant has answered.
+    participant.agree(&call, 0).unwrap();
+    let answering = std::thread::spawn(move || {
+        while let Ok(Some(call)) = participant.next_call(Some(PATIENCE)) {
+            participant.agree(&call, 0).unwrap();
+            if call.phase == ParticipantPhase::Cancel {
+                break;
+            }
+        }
+    });
+    let (prepared, cancelled) = (preparing.join().unwrap(), cancelling.join().unwrap());
+    // The cancel may come before or after the answer: either way it ends in normal.
+    assert_eq!(cancelled.unwrap().unwrap().state, State::Normal);
+    if let Err(error) = prepared {
+        assert_eq!(error.errno(), Some("ECANCELED"));
+    }
+    answering.join().unwrap();
+    assert_eq!(luod.manager().status().unwrap().state, State::Normal);
+}

@@ -31,6 +31,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use luo_abi::keeper::{Message, Role, flag, op};
+use luo_carriers::closer;
 use luo_sys::Signals;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
@@ -480,7 +481,7 @@ impl Keeper {
                 break;
             }
         }
-        scratch.fds.clear();
+        closer::close_all(scratch.fds.drain(..));
         self.scratch = scratch;
         self.flush(who);
     }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use luo_abi::keeper::{Message, entry_flag};
+use luo_carriers::closer;
 use rustix::io::Errno;
 
 /// The most that the keeper holds.
@@ -54,6 +55,17 @@ impl Fds {
             Self::None => &[],
             Self::One(fd) => std::slice::from_ref(fd),
             Self::Many(fds) => fds,
+        }
+    }
+}
+
+impl Drop for Slot {
+    /// The keeper waits for nobody, not for the last close of a client's file either.
+    fn drop(&mut self) {
+        match std::mem::take(&mut self.fds) {
+            Fds::None => {}
+            Fds::One(fd) => closer::close(fd),
+            Fds::Many(fds) => closer::close_all(fds),
         }
     }
 }
@@ -151,7 +163,7 @@ impl Slots {
     /// Adds a message of that many descriptors, whose shape has been checked, to the batch.
     pub(super) fn stage(&self, staged: &mut Staged, message: &Message<'_>, fds: &mut Vec<OwnedFd>) {
         if staged.failed.is_some() {
-            return fds.clear();
+            return closer::close_all(fds.drain(..));
         }
         let puts = message.entries.iter().filter(|entry| entry.flags.get() != entry_flag::DELETE);
         let used = Used {
@@ -168,11 +180,11 @@ impl Slots {
         };
         if (self.used.slots + used.slots > self.limits.slots
             && self.used.slots + new_slots() > self.limits.slots)
-            || self.used.fds + used.fds > self.limits.fds
+            || self.used.fds + used.fds + closer::waiting() > self.limits.fds
             || self.used.bytes + used.bytes > self.limits.bytes
             || staged.changes.len() + message.entries.len() > MAX_BATCH.max(self.limits.slots)
         {
-            fds.clear();
+            closer::close_all(fds.drain(..));
             return staged.fail(Errno::NOSPC);
         }
         staged.used = used;

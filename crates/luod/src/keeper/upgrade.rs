@@ -109,7 +109,9 @@ impl Exec {
     pub(super) fn late(&self) -> &'static str {
         match self.check {
             Some(_) => "the new keeper did not check the state in time",
-            None => "there was no moment between two batches in time",
+            None => {
+                "there was no moment between two batches in time, or a file that was let go is still being closed"
+            }
         }
     }
 }
@@ -326,6 +328,8 @@ impl Keeper {
             && self.upgrade.is_none()
             && self.retiring.is_none()
             && self.dying.is_empty()
+            // A thread that waits in `close` may hold up `execve` for as long.
+            && luo_carriers::closer::waiting() == 0
             && self.stopping.is_none();
         if idle {
             let reason = self.execute(&exec.program, exec.done | flag::KEEPER);

@@ -8,6 +8,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use luo_abi::keeper::{MAX_FDS, MAX_MESSAGE};
+use luo_carriers::closer;
 use rustix::cmsg_space;
 use rustix::io::Errno;
 use rustix::net::{
@@ -56,7 +57,7 @@ impl Scratch {
     }
 
     pub(crate) fn receive(&mut self, socket: impl AsFd) -> Result<Received<'_>, Errno> {
-        self.fds.clear();
+        closer::close_all(self.fds.drain(..));
         let mut control = RecvAncillaryBuffer::new(&mut self.control);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         let got = loop {
@@ -75,11 +76,11 @@ impl Scratch {
         }
         let bytes = self.data.get(..got.bytes).unwrap_or_default();
         if got.flags.contains(ReturnFlags::CTRUNC) {
-            self.fds.clear();
+            closer::close_all(self.fds.drain(..));
             return Ok(Received::NoRoom(bytes));
         }
         if got.flags.contains(ReturnFlags::TRUNC) {
-            self.fds.clear();
+            closer::close_all(self.fds.drain(..));
             return Ok(Received::TooLong);
         }
         if bytes.is_empty() {

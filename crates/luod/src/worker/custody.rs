@@ -31,6 +31,13 @@ pub(crate) mod space {
 #[derive(Debug, Clone)]
 pub(crate) struct Ticket(watch::Receiver<Option<Result<(), Refusal>>>);
 
+impl Ticket {
+    /// Nothing is left to be kept.
+    fn kept() -> Self {
+        Self(watch::channel(Some(Ok(()))).1)
+    }
+}
+
 impl IntoFuture for Ticket {
     type Output = Result<(), Refusal>;
     type IntoFuture = std::pin::Pin<Box<dyn Future<Output = Self::Output>>>;
@@ -79,14 +86,13 @@ impl Custody {
         incarnation: u64,
     ) -> Result<Self, Failure> {
         let carrier = Arc::new(KeeperCarrier::new(Arc::clone(&table))?);
-        let (_, nothing) = watch::channel(Some(Ok(())));
         Ok(Self {
             store,
             table,
             shared: Arc::clone(&carrier) as Arc<dyn Carrier<HostFile> + Send + Sync>,
             carrier,
             incarnation,
-            last: RefCell::new(Ticket(nothing)),
+            last: RefCell::new(Ticket::kept()),
             refused: RefCell::new(None),
             commits: Cell::new(0),
         })
@@ -176,7 +182,10 @@ impl Custody {
     pub(crate) fn commit(&self) -> Ticket {
         let refused = self.refused.borrow_mut().take();
         if !self.table.has_unsubmitted() && refused.is_none() {
-            return self.last.borrow().clone();
+            let last = self.last.borrow().clone();
+            // A refusal was for whoever made that change: what comes here has made none.
+            let settled = last.0.borrow().is_some();
+            return if settled { Ticket::kept() } else { last };
         }
         self.commits.set(self.commits.get() + 1);
         let (sender, receiver) = watch::channel(None);

@@ -54,19 +54,30 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
+    /// Whether it was stopped in the middle, by a cancel, and undone.
+    fn was_cancelled(&self) -> bool {
+        self.report.state == luo_core::State::Normal
+            && matches!(&self.report.result, Err(error) if error.errno() == luo_core::Errno::Canceled)
+    }
+
     /// As the interface tells it.
     pub(crate) fn to_protocol(&self) -> Result<protocol::Report, Refusal> {
         if let Err(error) = &self.report.result {
             return Err(error.into());
         }
+        Ok(self.told_as(self.report.event.name()))
+    }
+
+    /// As the interface tells it to who has cancelled it.
+    pub(crate) fn told_as(&self, event: &str) -> protocol::Report {
         let timings = self.timings.borrow_mut().take();
-        Ok(protocol::Report {
-            event: self.report.event.name().to_owned(),
+        protocol::Report {
+            event: event.to_owned(),
             state: state(self.report.state),
             microseconds: micros(self.total),
             timings: timings.map(Timings::into_protocol).unwrap_or_default(),
             left_out: self.report.left_out.iter().map(|error| *Refusal::from(error).0).collect(),
-        })
+        }
     }
 }
 
@@ -82,13 +93,13 @@ pub(crate) fn state(state: luo_core::State) -> protocol::State {
 
 /// A transition that has begun.
 #[derive(Debug)]
-pub(crate) struct Awaited(oneshot::Receiver<Rc<Ended>>);
+pub(crate) struct Awaited(oneshot::Receiver<Result<Rc<Ended>, Refusal>>);
 
 impl Awaited {
     /// Its end, once the keeper has its records.
     pub(crate) async fn end(self) -> Result<Rc<Ended>, Refusal> {
-        self.0.await.map_err(|_| {
-            Refusal::new(luo_core::Errno::Canceled, "luod is being stopped; ask again")
+        self.0.await.unwrap_or_else(|_| {
+            Err(Refusal::new(luo_core::Errno::Canceled, "luod is being stopped; ask again"))
         })
     }
 }
@@ -107,7 +118,7 @@ enum Purpose {
 #[derive(Debug)]
 struct Transition {
     timings: Timings,
-    waiters: Vec<oneshot::Sender<Rc<Ended>>>,
+    waiters: Vec<oneshot::Sender<Result<Rc<Ended>, Refusal>>>,
     purpose: Purpose,
 }
 
@@ -214,9 +225,17 @@ impl Host {
     ) -> Result<Awaited, Refusal> {
         let id = start(&mut self.core.borrow_mut())?;
         let (waiter, waiting) = oneshot::channel();
-        let transition =
-            Transition { timings: Timings::new(Instant::now()), waiters: vec![waiter], purpose };
-        self.transitions.borrow_mut().insert(id, transition);
+        // A cancel of what is going on is that transition: both wait for its end.
+        self.transitions
+            .borrow_mut()
+            .entry(id)
+            .or_insert_with(|| Transition {
+                timings: Timings::new(Instant::now()),
+                waiters: Vec::new(),
+                purpose,
+            })
+            .waiters
+            .push(waiter);
         self.pump();
         Ok(Awaited(waiting))
     }
@@ -240,6 +259,16 @@ impl Host {
         start: impl FnOnce(&mut Orchestrator<HostFile>) -> Result<TransitionId, Error>,
     ) -> Result<Rc<Ended>, Refusal> {
         succeeded(self.begin(Purpose::Own, start)?.end().await?)
+    }
+
+    /// Cancels what is going on or what was reached; the end of either is what was asked for.
+    pub(crate) async fn cancel(
+        self: &Rc<Self>,
+        scope: luo_core::Scope,
+    ) -> Result<Rc<Ended>, Refusal> {
+        let start = |core: &mut Orchestrator<HostFile>| core.begin(scope, luo_core::Event::Cancel);
+        let ended = self.begin(Purpose::Own, start)?.end().await?;
+        if ended.was_cancelled() { Ok(ended) } else { succeeded(ended) }
     }
 
     /// As [`run`](Self::run), for one step of several: the keeper gets its records with those of
@@ -526,19 +555,20 @@ impl Host {
         if purpose == Purpose::Step {
             for waiter in waiters {
                 // Who asked may have gone.
-                let _ = waiter.send(Rc::clone(&ended));
+                let _ = waiter.send(Ok(Rc::clone(&ended)));
             }
             return;
         }
         let ticket = self.commit();
         tokio::task::spawn_local(async move {
-            if let Err(error) = ticket.await {
-                let reason = error.reason();
+            let kept = ticket.await.map(|()| ended);
+            if let Err(refusal) = &kept {
+                let reason = refusal.reason();
                 tracing::error!(reason, "the keeper did not take the records of a transition");
             }
             for waiter in waiters {
                 // Who asked may have gone.
-                let _ = waiter.send(Rc::clone(&ended));
+                let _ = waiter.send(kept.clone());
             }
         });
     }

@@ -17,6 +17,11 @@ use super::access::Peer;
 use super::refusal::Refusal;
 use super::server::Reply;
 
+/// Participants of one user, where that user is no operator.
+const PER_USER: usize = 16;
+/// Participants altogether: the machine's record has a place for each, and some to spare.
+const ALL: usize = 200;
+
 /// Calls that may wait for a participant to read them. The framework has one open at a time;
 /// what comes on top are the `cancel` of a late one and the notice of the subscription.
 const BACKLOG: usize = 16;
@@ -39,6 +44,26 @@ pub(crate) struct Participants {
 }
 
 impl Participants {
+    /// Whether one more of this user may take part.
+    ///
+    /// # Errors
+    /// ENOSPC, with the limit.
+    pub(crate) fn room_for(&self, peer: Peer, is_operator: bool) -> Result<(), Refusal> {
+        let theirs = self.all.values().filter(|participant| participant.uid == peer.uid).count();
+        let reason = if self.all.len() >= ALL {
+            format!("luod has {ALL} participants, and that is its limit; let one of them leave")
+        } else if theirs >= PER_USER && !is_operator {
+            format!(
+                "uid {} has all of the {PER_USER} participants that one user may have; let one of \
+                 them leave",
+                peer.uid
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Refusal::new(Errno::NoSpc, reason))
+    }
+
     /// A new participant; gives its number and where its calls come out.
     pub(crate) fn join(
         &mut self,

@@ -20,7 +20,7 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use luo::protocol::CONNECT_PACKET;
-use luo_carriers::HostFile;
+use luo_carriers::{HostFile, closer};
 use luo_core::{
     Errno, Event, FinishOptions, OnClose, Scope, SessionId, SessionInfo, State, UnclaimedFiles,
 };
@@ -211,7 +211,7 @@ impl Host {
     fn connect_session(self: &Rc<Self>, id: SessionId, stream: OwnedFd) {
         let Some(owner) = self.core.borrow().session(id).map(|info| info.owner) else { return };
         let Some(admission) = self.clients.admit(owner.uid) else {
-            tracing::warn!(uid = owner.uid, "too many connections; one to a session was refused");
+            server::refuse_session_connection(self, owner.uid, &stream);
             return;
         };
         let task = server::serve_session(Rc::clone(self), id, stream, admission);
@@ -447,11 +447,14 @@ fn receive_packet(socket: BorrowedFd<'_>) -> io::Result<Packet> {
         let closed = poll[0].revents().intersects(PollFlags::HUP | PollFlags::ERR);
         return Ok(if closed { Packet::Closed } else { Packet::Unknown });
     }
-    match (descriptors.pop(), descriptors.is_empty()) {
-        (Some(stream), true) if &bytes[..received.bytes] == CONNECT_PACKET => {
-            Ok(if is_stream(&stream) { Packet::Connect(stream) } else { Packet::Unknown })
+    let connects = &bytes[..received.bytes] == CONNECT_PACKET
+        && matches!(descriptors.as_slice(), [stream] if is_stream(stream));
+    match descriptors.pop() {
+        Some(stream) if connects => Ok(Packet::Connect(stream)),
+        other => {
+            closer::close_all(descriptors.into_iter().chain(other));
+            Ok(Packet::Unknown)
         }
-        _ => Ok(Packet::Unknown),
     }
 }
 

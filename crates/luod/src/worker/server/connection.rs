@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use luo::wire::{Frame, Limits, Receiver, Sender, WireError};
+use luo_carriers::closer;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until};
@@ -30,13 +31,23 @@ const UNREAD: usize = 1 << 20;
 /// What a connection is for.
 pub(super) trait Service {
     /// Handles one call; what it does to the state is done when this returns.
-    fn call(&mut self, frame: Frame) -> Pending;
+    fn call(&mut self, text: &[u8], descriptors: Given) -> Pending;
 
     /// Whether calls may be handled now; otherwise wait for [`resumed`](Self::resumed).
     fn is_paused(&self) -> bool;
 
     /// Comes back when calls may be handled again.
     fn resumed(&self) -> impl Future<Output = ()>;
+}
+
+/// The descriptors of a call: those that nobody takes are closed without waiting.
+#[derive(Debug, Default)]
+pub(super) struct Given(pub(super) Vec<OwnedFd>);
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        closer::close_all(self.0.drain(..));
+    }
 }
 
 /// Bounds on one connection.
@@ -84,6 +95,13 @@ struct Connection<S> {
     unread_since: Option<Instant>,
 }
 
+impl<S> Drop for Connection<S> {
+    /// A client's files may take their time to close.
+    fn drop(&mut self) {
+        closer::close_all(self.receiver.abandon());
+    }
+}
+
 /// Serves a connection until it ends.
 pub(super) async fn serve(socket: OwnedFd, service: impl Service, bounds: Bounds) -> End {
     let socket = std::os::unix::net::UnixStream::from(socket);
@@ -113,12 +131,11 @@ impl<S: Service> Connection<S> {
     /// Waits for one thing that can be done, and does it.
     async fn turn(&mut self) -> Result<(), End> {
         // Calls that are here already come first, one a turn, so that nobody else starves.
-        if self.may_read()
-            && !self.service.is_paused()
-            && let Some(frame) = self.receiver.next_frame()?
-        {
+        let reading = self.may_read() && !self.service.is_paused();
+        if reading && let Some(frame) = self.receiver.next_frame()? {
             self.half_since = None;
-            let answer = self.service.call(frame);
+            let Frame { text, descriptors } = frame;
+            let answer = self.service.call(&text, Given(descriptors));
             if !matches!(answer, Pending::None) {
                 self.waiting.push_back(answer);
             }
@@ -127,15 +144,22 @@ impl<S: Service> Connection<S> {
             tokio::task::yield_now().await;
             return Ok(());
         }
-        let reading = self.may_read() && !self.service.is_paused();
+        // What is here now and is no whole call is half a call. Where nothing is read the rest of it
+        // may wait in the socket, and the client is not to blame.
+        self.half_since = match reading && self.receiver.is_mid_frame() {
+            true => Some(self.half_since.unwrap_or_else(Instant::now)),
+            false => None,
+        };
         let paused = self.service.is_paused();
         let writing = self.sender.queued() > 0;
         let half = self.half_since.map(|since| since + self.bounds.patience);
         let unread = self.unread_since.map(|since| since + self.bounds.patience);
         tokio::select! {
-            reply = next_reply(&mut self.waiting) => {
+            // Beyond what may be unread, replies stay where they are made.
+            reply = next_reply(&mut self.waiting), if self.sender.queued() < UNREAD => {
                 match reply {
-                    Some(reply) => {
+                    Some(None) => self.take_ready(),
+                    Some(Some(reply)) => {
                         self.push(reply);
                         self.take_ready();
                         self.flush()?;
@@ -174,10 +198,6 @@ impl<S: Service> Connection<S> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(WireError::Io(error).into()),
         }
-        self.half_since = match self.receiver.is_mid_frame() {
-            true => Some(self.half_since.unwrap_or_else(Instant::now)),
-            false => None,
-        };
         Ok(())
     }
 
@@ -225,16 +245,22 @@ impl<S: Service> Connection<S> {
     }
 }
 
-/// The next reply whose turn it is; `None` when a stream has ended. Dropped without loss.
-async fn next_reply(waiting: &mut VecDeque<Pending>) -> Option<Reply> {
+/// The next reply whose turn it is, `Some(None)` where a call wanted none; `None` when a stream has
+/// ended. Dropped without loss.
+async fn next_reply(waiting: &mut VecDeque<Pending>) -> Option<Option<Reply>> {
     let reply = match waiting.front_mut() {
-        Some(Pending::Later(future)) => future.await,
+        Some(Pending::Later(future)) => Some(future.await),
+        Some(Pending::Silent(task)) => {
+            // It has its turn whether it ended well or not.
+            let _ = task.await;
+            None
+        }
         Some(Pending::Stream(channel)) => {
             let reply = channel.recv().await?;
             if reply.continues {
-                return Some(reply);
+                return Some(Some(reply));
             }
-            reply
+            Some(reply)
         }
         // Ready ones are taken before anything is waited for.
         Some(Pending::Ready(_) | Pending::None) | None => pending().await,

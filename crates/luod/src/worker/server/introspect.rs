@@ -1,7 +1,6 @@
 //! What every Varlink service answers: who it is, and what its interfaces are.
 
 use luo::protocol::{MANAGER, MANAGER_IDL, SESSION, SESSION_IDL};
-use luo::wire::Frame;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -25,8 +24,8 @@ pub(super) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    pub(super) fn read(frame: &'a Frame) -> Result<Self, Reply> {
-        serde_json::from_slice(&frame.text).map_err(|error| {
+    pub(super) fn read(text: &'a [u8]) -> Result<Self, Reply> {
+        serde_json::from_slice(text).map_err(|error| {
             Reply::service_error("InvalidParameter", "parameter", &format!("the call: {error}"))
         })
     }

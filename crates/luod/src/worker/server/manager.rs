@@ -12,15 +12,14 @@ use luo::protocol::{
     ListFiles, MANAGER, Nothing, Participate, ReleaseSession, Report, Reported, SessionGiven,
     SessionInfo, SessionList, Status, SubsystemInfo, Upgrade, Watched,
 };
-use luo::wire::Frame;
 use luo_core::{
     Criticality, Errno, Event, FileKey, FinishOptions, Incoming, OnClose, Policy, Scope, SessionId,
-    State, SubsystemKind, SubsystemOptions,
+    Side, State, SubsystemKind, SubsystemOptions, Token,
 };
 use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::sync::{broadcast, mpsc};
 
-use super::connection::Service;
+use super::connection::{Given, Service};
 use super::introspect::{self, Call};
 use super::session::unclaimed_files;
 use super::{Descriptor, Pending, Reply};
@@ -36,6 +35,68 @@ const LONGEST_WAIT: u64 = 3_600_000;
 /// Deadline of an upgrade unless one is asked for, in milliseconds.
 const UPGRADE_DEADLINE: u64 = 10_000;
 
+/// How far a list of files has been read.
+#[derive(Debug, Default)]
+struct Place {
+    session: usize,
+    last: Option<(Side, Token)>,
+}
+
+impl Host {
+    /// The next files of these sessions: at most one more than a part has, which tells that there
+    /// is another part. The place is after the last file of the part.
+    fn part(&self, sessions: &[(SessionId, String)], place: &mut Place) -> Vec<FileInfo> {
+        let core = self.core.borrow();
+        let mut part = Vec::new();
+        while let Some((id, name)) = sessions.get(place.session) {
+            for file in core.files_after(*id, place.last) {
+                part.push(describe_file(&core, *id, name, &file));
+                if part.len() > FILES_PER_PART {
+                    return part;
+                }
+                place.last = Some((file.side, file.token));
+            }
+            place.session += 1;
+            place.last = None;
+        }
+        part
+    }
+}
+
+fn describe_file(
+    core: &luo_core::Orchestrator<luo_carriers::HostFile>,
+    id: SessionId,
+    name: &str,
+    file: &luo_core::FileInfo,
+) -> FileInfo {
+    let key = FileKey { session: id, side: file.side, token: file.token };
+    let failure = match &file.incoming {
+        Some(Incoming::Failed(error)) => Some(*Refusal::from(error).0),
+        _ => file.left_out.as_ref().map(|error| *Refusal::from(error).0),
+    };
+    let phase = match &file.incoming {
+        Some(Incoming::Failed(_)) => "failed",
+        _ if file.reclaimed => "reclaimed",
+        Some(Incoming::Retrieved) => "retrieved",
+        Some(_) => "incoming",
+        None => match file.state {
+            State::Prepared => "prepared",
+            State::Frozen => "frozen",
+            _ => "registered",
+        },
+    };
+    FileInfo {
+        session: name.to_owned(),
+        token: file.token.0,
+        handler: file.compatible.to_string(),
+        required: file.criticality == Criticality::Required,
+        phase: phase.to_owned(),
+        what: core.file_ref(key).map_or_else(|| "not retrieved".to_owned(), |file| what(&file)),
+        pinned: file.pinned,
+        failure,
+    }
+}
+
 /// Serves one client's connection to luod itself.
 pub(super) struct ManagerService {
     host: Rc<Host>,
@@ -47,7 +108,7 @@ impl ManagerService {
         Self { host, peer }
     }
 
-    fn answer(&self, call: &Call<'_>, descriptors: Vec<OwnedFd>) -> Result<Pending, Reply> {
+    fn answer(&self, call: &Call<'_>, descriptors: Given) -> Result<Pending, Reply> {
         let Some(method) = call.method.strip_prefix(MANAGER).and_then(|m| m.strip_prefix('.'))
         else {
             return Ok(
@@ -74,7 +135,9 @@ impl ManagerService {
             }
             "Prepare" => self.event("prepare", |host| event(host, Event::Prepare)),
             "Freeze" => self.event("freeze", |host| event(host, Event::Freeze)),
-            "Cancel" => self.event("cancel", |host| event(host, Event::Cancel)),
+            "Cancel" => self.event("cancel", |host| async move {
+                Ok(host.cancel(Scope::Machine).await?.told_as("cancel"))
+            }),
             "Depart" => self.event("depart", depart),
             "Finish" => {
                 let FinishMachine { unclaimed } = call.parameters()?;
@@ -177,64 +240,39 @@ impl ManagerService {
                 .collect(),
         };
         if !more {
-            let files = listed.iter().flat_map(|(id, name)| self.list(*id, name)).collect();
-            return Pending::Ready(Reply::new(&FileList { files }));
-        }
-        let (sender, receiver) = mpsc::channel(1);
-        let service = Self::new(Rc::clone(&self.host), self.peer);
-        tokio::task::spawn_local(async move {
-            let mut part = Vec::new();
-            for (id, name) in listed {
-                for file in service.list(id, &name) {
-                    part.push(file);
-                    if part.len() == FILES_PER_PART {
-                        let files = std::mem::take(&mut part);
-                        if sender.send(Reply::part(&FileList { files }, true)).await.is_err() {
-                            return;
-                        }
-                    }
-                }
+            let part = self.host.part(&listed, &mut Place::default());
+            if part.len() > FILES_PER_PART {
+                let reason = format!(
+                    "more than {FILES_PER_PART} files, too long a list for one reply; call it with \
+                     `more`, or ask for one session"
+                );
+                return Pending::Ready(Reply::refused_by_manager(Refusal::new(
+                    Errno::TooBig,
+                    reason,
+                )));
             }
-            // The client may have gone.
-            let _ = sender.send(Reply::part(&FileList { files: part }, false)).await;
+            return Pending::Ready(Reply::new(&FileList { files: part }));
+        }
+        // A client that does not read makes luod hold two parts, not the whole list.
+        let (sender, receiver) = mpsc::channel(1);
+        let host = Rc::clone(&self.host);
+        tokio::task::spawn_local(async move {
+            let mut place = Place::default();
+            loop {
+                // The client may have gone.
+                let Ok(permit) = sender.reserve().await else { return };
+                let mut files = host.part(&listed, &mut place);
+                let more = files.len() > FILES_PER_PART;
+                files.truncate(FILES_PER_PART);
+                permit.send(Reply::part(&FileList { files }, more));
+                if !more {
+                    return;
+                }
+                // Others have their turn.
+                tokio::task::yield_now().await;
+            }
         });
         Pending::Stream(receiver)
-    }
-
-    fn list(&self, id: SessionId, name: &str) -> Vec<FileInfo> {
-        let core = self.host.core.borrow();
-        core.files(id)
-            .map(|file| {
-                let key = FileKey { session: id, side: file.side, token: file.token };
-                let failure = match &file.incoming {
-                    Some(Incoming::Failed(error)) => Some(*Refusal::from(error).0),
-                    _ => file.left_out.as_ref().map(|error| *Refusal::from(error).0),
-                };
-                let phase = match &file.incoming {
-                    Some(Incoming::Failed(_)) => "failed",
-                    _ if file.reclaimed => "reclaimed",
-                    Some(Incoming::Retrieved) => "retrieved",
-                    Some(_) => "incoming",
-                    None => match file.state {
-                        State::Prepared => "prepared",
-                        State::Frozen => "frozen",
-                        _ => "registered",
-                    },
-                };
-                FileInfo {
-                    session: name.to_owned(),
-                    token: file.token.0,
-                    handler: file.compatible.to_string(),
-                    required: file.criticality == Criticality::Required,
-                    phase: phase.to_owned(),
-                    what: core
-                        .file_ref(key)
-                        .map_or_else(|| "not retrieved".to_owned(), |file| what(&file)),
-                    pinned: file.pinned,
-                    failure,
-                }
-            })
-            .collect()
     }
 
     fn create(&self, parameters: CreateSession) -> Pending {
@@ -334,7 +372,7 @@ impl ManagerService {
         })
     }
 
-    fn upgrade(&self, parameters: Upgrade, mut descriptors: Vec<OwnedFd>) -> Pending {
+    fn upgrade(&self, parameters: Upgrade, mut descriptors: Given) -> Pending {
         if let Err(refusal) = self.host.access.operator(self.peer, "upgrade") {
             return Pending::Ready(Reply::refused_by_manager(refusal));
         }
@@ -342,7 +380,7 @@ impl ManagerService {
             parameters.deadline_milliseconds.unwrap_or(UPGRADE_DEADLINE).max(1),
         );
         let keeper = parameters.keeper.unwrap_or(false);
-        let binary = descriptors.pop();
+        let binary = descriptors.0.pop();
         let host = Rc::clone(&self.host);
         later(async move {
             let upgraded = host.upgrade(binary, limit, keeper).await?;
@@ -369,8 +407,7 @@ impl ManagerService {
     fn watch(&self) -> Pending {
         let (sender, receiver) = mpsc::channel(1);
         let mut events = self.host.watch();
-        let (access, peer) = (self.host.access, self.peer);
-        let host = Rc::clone(&self.host);
+        let (host, peer) = (Rc::clone(&self.host), self.peer);
         tokio::task::spawn_local(async move {
             loop {
                 let event = tokio::select! {
@@ -387,13 +424,9 @@ impl ManagerService {
                     },
                     Err(broadcast::error::RecvError::Closed) => return,
                 };
-                // What goes on in others' sessions is not for everybody.
-                let visible = access.is_operator(peer)
-                    || event
-                        .session
-                        .as_deref()
-                        .is_none_or(|name| host.session_for(name, peer).is_ok());
-                if visible && sender.send(Reply::part(&Watched { event }, true)).await.is_err() {
+                if event_is_for(&host, peer, &event)
+                    && sender.send(Reply::part(&Watched { event }, true)).await.is_err()
+                {
                     return;
                 }
             }
@@ -410,6 +443,11 @@ impl ManagerService {
         };
         let (host, peer) = (Rc::clone(&self.host), self.peer);
         let name = parameters.name;
+        if let Err(refusal) =
+            host.participants.borrow().room_for(peer, host.access.is_operator(peer))
+        {
+            return Pending::Ready(Reply::refused_by_manager(refusal));
+        }
         let options = SubsystemOptions { criticality, concurrent: true };
         let registered =
             host.core.borrow_mut().register_subsystem(&name, SubsystemKind::Remote, options);
@@ -457,13 +495,14 @@ impl ManagerService {
 }
 
 impl Service for ManagerService {
-    fn call(&mut self, frame: Frame) -> Pending {
-        let Frame { text, descriptors } = frame;
-        let frame = Frame { text, descriptors: Vec::new() };
-        let call = match Call::read(&frame) {
+    fn call(&mut self, text: &[u8], descriptors: Given) -> Pending {
+        let call = match Call::read(text) {
             Ok(call) => call,
             Err(reply) => return Pending::Ready(reply),
         };
+        if super::is_pointless(&call) {
+            return Pending::None;
+        }
         let answer = self.answer(&call, descriptors).unwrap_or_else(Pending::Ready);
         super::silence(answer, call.oneway)
     }
@@ -474,6 +513,18 @@ impl Service for ManagerService {
 
     async fn resumed(&self) {
         self.host.upgrades.resumed().await;
+    }
+}
+
+/// What goes on in others' sessions is not for everybody; and what failed without being of one
+/// session may still name several.
+fn event_is_for(host: &Host, peer: Peer, event: &protocol::Event) -> bool {
+    if host.access.is_operator(peer) {
+        return true;
+    }
+    match &event.session {
+        Some(name) => host.session_for(name, peer).is_ok(),
+        None => event.kind != "failure",
     }
 }
 
@@ -537,18 +588,6 @@ fn describe(
 fn what(file: &impl AsFd) -> String {
     let link = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
     std::fs::read_link(link).map_or_else(|_| "?".to_owned(), |path| path.display().to_string())
-}
-
-/// Tells a client that it has too many connections, as far as it can be told without waiting.
-pub(super) fn refuse_connection(socket: &OwnedFd, uid: u32, limit: usize) {
-    let reason = format!(
-        "uid {uid} has all of the {limit} connections that one user may have; close some, or raise \
-         clients.connections_per_user"
-    );
-    let mut reply = Reply::refused_by_manager(Refusal::new(Errno::NoSpc, reason));
-    reply.text.push(0);
-    // It is refused either way.
-    let _ = luo::wire::send(socket.as_fd(), &reply.text, &[]);
 }
 
 fn or_refused(answer: Result<Reply, Refusal>) -> Reply {

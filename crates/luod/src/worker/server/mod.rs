@@ -7,7 +7,7 @@ mod reply;
 mod session;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use tokio::task::AbortHandle;
 use super::access::Peer;
 use super::clients::Admission;
 use super::host::Host;
+use super::refusal::Refusal;
 use connection::{Bounds, Service, serve};
 
 pub(crate) use reply::{Descriptor, Pending, Reply};
@@ -69,12 +70,33 @@ fn admit(host: &Rc<Host>, socket: OwnedFd) {
         }
     };
     let Some(admission) = host.clients.admit(peer.uid) else {
-        tracing::warn!(uid = peer.uid, "too many connections; one was refused");
-        manager::refuse_connection(&socket, peer.uid, host.config.clients.connections_per_user);
+        let refusal = too_many(peer.uid, host.config.clients.connections_per_user);
+        refuse(&socket, Reply::refused_by_manager(refusal));
         return;
     };
     let service = manager::ManagerService::new(Rc::clone(host), peer);
     spawn(host, socket, service, admission, peer.uid);
+}
+
+fn too_many(uid: u32, limit: usize) -> Refusal {
+    let reason = format!(
+        "uid {uid} has all of the {limit} connections that one user may have; close some, or raise \
+         clients.connections_per_user"
+    );
+    Refusal::new(luo_core::Errno::NoSpc, reason)
+}
+
+/// Tells a client why it is not served, as far as it can be told without waiting.
+fn refuse(socket: &OwnedFd, mut reply: Reply) {
+    reply.text.push(0);
+    // It is refused either way.
+    let _ = luo::wire::send(socket.as_fd(), &reply.text, &[]);
+}
+
+/// Tells a client that its session's owner has too many connections.
+pub(crate) fn refuse_session_connection(host: &Host, uid: u32, stream: &OwnedFd) {
+    let refusal = too_many(uid, host.config.clients.connections_per_user);
+    refuse(stream, Reply::refused_by_session(refusal));
 }
 
 /// Serves one connection of a session.
@@ -107,14 +129,26 @@ fn spawn(
     task.abort_handle()
 }
 
-/// A call that wants no reply is carried out all the same.
+/// A call that wants no reply is carried out all the same, also when its client has gone. While
+/// the client is there it counts as one that waits, so that nobody has any number of them.
 fn silence(answer: Pending, oneway: bool) -> Pending {
     match (answer, oneway) {
         (answer, false) => answer,
         (Pending::Later(future), true) => {
-            tokio::task::spawn_local(future);
-            Pending::None
+            Pending::Silent(tokio::task::spawn_local(async move { drop(future.await) }))
         }
         (_, true) => Pending::None,
     }
+}
+
+/// A call whose only effect would be the descriptors in its reply is not carried out where no
+/// reply is wanted; and it could wait for as long as it likes.
+fn is_pointless(call: &introspect::Call<'_>) -> bool {
+    let gives = [
+        "io.luo.CreateSession",
+        "io.luo.ClaimSession",
+        "io.luo.GetHandover",
+        "io.luo.Session.Retrieve",
+    ];
+    call.oneway && gives.contains(&&*call.method)
 }

@@ -8,6 +8,7 @@ use luo::protocol::{self, Failed, MANAGER, Reply as Envelope, SESSION, SessionFa
 use luo_carriers::HostFile;
 use serde::Serialize;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use crate::worker::refusal::Refusal;
 
@@ -101,6 +102,8 @@ pub(crate) enum Pending {
     Ready(Reply),
     /// It comes when something has happened.
     Later(Pin<Box<dyn Future<Output = Reply>>>),
+    /// None comes, but the call takes its time, and its place among those that are waited for.
+    Silent(JoinHandle<()>),
     /// It comes in parts; the last one says so, or the channel ends and the connection with it.
     Stream(mpsc::Receiver<Reply>),
     /// The client wants none.
@@ -118,6 +121,7 @@ impl std::fmt::Debug for Pending {
         f.write_str(match self {
             Self::Ready(_) => "Ready",
             Self::Later(_) => "Later",
+            Self::Silent(_) => "Silent",
             Self::Stream(_) => "Stream",
             Self::None => "None",
         })

@@ -1,7 +1,6 @@
 //! The interface `io.luo.Session`: one session, for whoever holds its descriptor.
 
 use std::future::Future;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,15 +8,14 @@ use luo::protocol::{
     Finish, Info, MAX_DESCRIPTORS, Nothing, Preserve, Preserved, Refused, Retrieve, Retrieved,
     SESSION, Unclaimed, Unpreserve, Unpreserved,
 };
-use luo::wire::Frame;
-use luo_carriers::HostFile;
+use luo_carriers::{HostFile, closer};
 use luo_core::{
     Criticality, Errno, Event, FileKey, FinishOptions, Retrieval, Scope, SessionId, Side, Token,
     UnclaimedFiles,
 };
 use tokio::time::Instant;
 
-use super::connection::Service;
+use super::connection::{Given, Service};
 use super::introspect::{self, Call};
 use super::{Descriptor, Pending, Reply};
 use crate::worker::host::{Host, state};
@@ -38,7 +36,7 @@ impl SessionService {
         Self { host, id }
     }
 
-    fn answer(&self, call: &Call<'_>, descriptors: Vec<OwnedFd>) -> Result<Pending, Reply> {
+    fn answer(&self, call: &Call<'_>, descriptors: Given) -> Result<Pending, Reply> {
         let Some(method) = call.method.strip_prefix(SESSION).and_then(|m| m.strip_prefix('.'))
         else {
             return Ok(
@@ -52,7 +50,14 @@ impl SessionService {
             "Retrieve" => self.retrieve(call.parameters()?),
             "Prepare" => self.event(Event::Prepare),
             "Freeze" => self.event(Event::Freeze),
-            "Cancel" => self.event(Event::Cancel),
+            "Cancel" => {
+                let (host, id) = (Rc::clone(&self.host), self.id);
+                later(async move {
+                    let _busy = host.busy_when_resumed().await;
+                    host.cancel(Scope::Session(id)).await?;
+                    Ok(Reply::new(&Nothing {}))
+                })
+            }
             "Finish" => self.finish(call.parameters()?),
             "Release" => {
                 let (host, id) = (Rc::clone(&self.host), self.id);
@@ -81,8 +86,8 @@ impl SessionService {
         Ok(Reply::new(&Info { name, state: state(info.status.state), files, incoming }))
     }
 
-    fn preserve(&self, parameters: &Preserve, descriptors: Vec<OwnedFd>) -> Pending {
-        let count = descriptors.len();
+    fn preserve(&self, parameters: &Preserve, mut descriptors: Given) -> Pending {
+        let count = descriptors.0.len();
         let wrong = |reason: String| {
             Pending::Ready(Reply::refused_by_session(Refusal::new(Errno::Inval, reason)))
         };
@@ -105,10 +110,11 @@ impl SessionService {
             let mut core = self.host.core.borrow_mut();
             let mut persisted = self.host.persisted.borrow_mut();
             let repeated = persisted.made_before(self.id, request);
-            for (index, descriptor) in descriptors.into_iter().enumerate() {
+            for (index, descriptor) in descriptors.0.drain(..).enumerate() {
                 let place = u32::try_from(index).unwrap_or(u32::MAX);
                 if let Some(token) = repeated.as_ref().and_then(|tokens| tokens.get(&place)) {
                     reply.tokens.push(token.0);
+                    closer::close(descriptor);
                     continue;
                 }
                 let wanted = parameters.tokens.as_ref().map(|tokens| Token(tokens[index]));
@@ -238,13 +244,14 @@ impl SessionService {
 }
 
 impl Service for SessionService {
-    fn call(&mut self, frame: Frame) -> Pending {
-        let Frame { text, descriptors } = frame;
-        let frame = Frame { text, descriptors: Vec::new() };
-        let call = match Call::read(&frame) {
+    fn call(&mut self, text: &[u8], descriptors: Given) -> Pending {
+        let call = match Call::read(text) {
             Ok(call) => call,
             Err(reply) => return Pending::Ready(reply),
         };
+        if super::is_pointless(&call) {
+            return Pending::None;
+        }
         let answer = self.answer(&call, descriptors).unwrap_or_else(Pending::Ready);
         super::silence(answer, call.oneway)
     }
