@@ -251,7 +251,7 @@ fn notes(outcome: &Outcome) -> String {
         "<li>On {}{}. The load, kv and luod share these processors.</li><li>A latency counts from \
          when a request is made until its answer has been read; each connection has one request \
          under way at any time.</li><li>In the table a step lasts from its event to the next; \
-         <i>at the event</i> counts what was answered until shortly after it.</li>\
+         <i>at the event</i> counts what was answered until 150 ms after it.</li>\
          </ul>",
         escape(&outcome.machine),
         busy

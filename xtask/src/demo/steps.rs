@@ -18,7 +18,7 @@ const SESSION: &str = "kv";
 /// From a mark to what it marks, so that the step has begun.
 const LEAD: Duration = Duration::from_millis(20);
 
-/// What an event delayed is answered within this time after it.
+/// What is answered within this time after an event is counted to it.
 const AFTERMATH: Duration = Duration::from_millis(150);
 
 /// Runs everything.
@@ -117,17 +117,15 @@ fn main_part(
             let seen = load.steps.iter().find(|step| step.name == title).cloned();
             let seen = seen.ok_or_else(|| Failed::new(format!("the load lacks step {title}")))?;
             let took_ms = took.map(|took| took.as_secs_f64() * 1e3);
-            let event_worst_ms = match took_ms {
-                Some(took) => worst_within(&load, seen.started_ms, event_ms(took)),
-                None => seen.worst_ms,
-            };
-            Ok(Step { kind, title, detail, took_ms, event_worst_ms, seen })
+            let looked_ms = took_ms.map_or(seen.duration_ms, event_ms);
+            let event_worst_ms = worst_within(&load, seen.started_ms, looked_ms);
+            Ok(Step { kind, title, detail, took_ms, event_worst_ms, looked_ms, seen })
         })
         .collect::<Result<_>>()?;
     Ok((steps, load, busy))
 }
 
-/// For how long an event can delay a request that is answered then, from its mark on.
+/// How long what is answered is counted to an event, from its mark on, in milliseconds.
 fn event_ms(took_ms: f64) -> f64 {
     (LEAD + AFTERMATH).as_secs_f64() * 1e3 + took_ms
 }
