@@ -466,7 +466,7 @@ fn only_streams_are_taken_on_a_sessions_descriptor() {
     }
     session.info().unwrap();
     holding.assert_same(&luod, "packets on a session's descriptor");
-    assert_eq!(luod.manager().sessions().unwrap()[0].held, true);
+    assert!(luod.manager().sessions().unwrap()[0].held);
 }
 
 #[test]

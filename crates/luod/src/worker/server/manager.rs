@@ -136,6 +136,7 @@ impl ManagerService {
             "Prepare" => self.event("prepare", |host| event(host, Event::Prepare)),
             "Freeze" => self.event("freeze", |host| event(host, Event::Freeze)),
             "Cancel" => self.event("cancel", |host| async move {
+                let _busy = host.busy_when_resumed().await;
                 Ok(host.cancel(Scope::Machine).await?.told_as("cancel"))
             }),
             "Depart" => self.event("depart", depart),
