@@ -215,9 +215,16 @@ impl Inner {
         }
     }
 
+    /// A file that sat in the slot sits in none any more: who keeps it next sends it again, and
+    /// does not refer to what is gone.
     fn remove(&mut self, key: u64) {
         if let Some(seen) = self.slots.remove(&key) {
             self.used.forget(&seen);
+            for file in seen.files.as_slice() {
+                if file.slot() == Some(key) {
+                    file.set_slot(None);
+                }
+            }
         }
     }
 }

@@ -160,17 +160,8 @@ impl Custody {
 
     /// Deletes a file's slot, now (`true`) or with the last kept thing that refers to it.
     pub(crate) fn forget_or_keep(&self, key: u64) -> bool {
-        let slot = self.table.get(key);
         self.carrier.forget_slot(key);
-        if self.table.get(key).is_some() {
-            return false;
-        }
-        for file in slot.iter().flat_map(|slot| &slot.files) {
-            if file.slot() == Some(key) {
-                file.set_slot(None);
-            }
-        }
-        true
+        !self.has(key)
     }
 
     /// A slot that was kept only for what refers to it has an owner again.
