@@ -19,6 +19,8 @@
 //! - One thread: no lock, no other `execve` or `fork` at the same time.
 
 mod carry;
+#[doc(hidden)]
+pub mod fuzzing;
 mod peer;
 mod process;
 mod settings;

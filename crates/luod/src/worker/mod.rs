@@ -13,6 +13,8 @@
 mod access;
 mod clients;
 mod custody;
+#[doc(hidden)]
+pub mod fuzzing;
 mod host;
 mod participants;
 mod persist;

@@ -98,7 +98,7 @@ fn describe_file(
 }
 
 /// Serves one client's connection to luod itself.
-pub(super) struct ManagerService {
+pub(crate) struct ManagerService {
     host: Rc<Host>,
     peer: Peer,
 }

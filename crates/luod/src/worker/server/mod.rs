@@ -110,6 +110,31 @@ pub(crate) fn serve_session(
     spawn(&host, stream, service, admission, id.0)
 }
 
+/// One of the two services without a connection.
+pub(crate) enum Served {
+    Manager(manager::ManagerService),
+    Session(session::SessionService),
+}
+
+impl Served {
+    pub(crate) fn manager(host: &Rc<Host>, peer: Peer) -> Self {
+        Self::Manager(manager::ManagerService::new(Rc::clone(host), peer))
+    }
+
+    pub(crate) fn session(host: &Rc<Host>, id: SessionId) -> Self {
+        Self::Session(session::SessionService::new(Rc::clone(host), id))
+    }
+
+    pub(crate) fn call(&mut self, frame: luo::wire::Frame) -> Pending {
+        let luo::wire::Frame { text, descriptors } = frame;
+        let descriptors = connection::Given(descriptors);
+        match self {
+            Self::Manager(service) => service.call(&text, descriptors),
+            Self::Session(service) => service.call(&text, descriptors),
+        }
+    }
+}
+
 fn spawn(
     host: &Rc<Host>,
     socket: OwnedFd,

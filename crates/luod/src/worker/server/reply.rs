@@ -85,6 +85,11 @@ impl Reply {
         Self::build(&parameters, Some(&format!("org.varlink.service.{name}")), false)
     }
 
+    /// As it goes out.
+    pub(crate) fn into_text(self) -> Vec<u8> {
+        self.text
+    }
+
     pub(crate) fn with(mut self, descriptors: Vec<Descriptor>) -> Self {
         self.descriptors = descriptors;
         self

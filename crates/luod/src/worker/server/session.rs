@@ -26,7 +26,7 @@ use crate::worker::refusal::Refusal;
 const RETRIEVE_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Serves one connection of a session.
-pub(super) struct SessionService {
+pub(crate) struct SessionService {
     host: Rc<Host>,
     id: SessionId,
 }
