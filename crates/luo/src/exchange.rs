@@ -219,10 +219,19 @@ impl<'fd> Exchange<'fd> {
     /// A reply to nothing, or in parts without end: the connection is not to be used any more.
     pub(crate) fn answered(&mut self, mut frame: Frame) -> Result<(), Error> {
         let index = self.answers.len();
-        let Some(call) = self.calls.get(index).filter(|_| index < self.sent) else {
-            return Err(Error::protocol(self.waiting_for(), "a reply came that nobody asked for"));
+        let unasked = || Error::protocol(self.waiting_for(), "a reply came that nobody asked for");
+        let Some(call) = self.calls.get(index) else {
+            return Err(unasked());
         };
         let method = call.method.clone();
+        if index >= self.sent {
+            // luod refuses a connection before it has read anything; that is the answer to what
+            // was to be asked.
+            if Envelope::read(&method, &frame)?.error.is_none() {
+                return Err(unasked());
+            }
+            self.sent = index + 1;
+        }
         if call.more && Envelope::read(&method, &frame)?.continues {
             self.part_bytes = self.part_bytes.saturating_add(frame.text.len());
             if self.part_bytes > ANSWER_BYTES {
@@ -364,5 +373,15 @@ mod tests {
         exchange.answered(frame(r#"{"continues":true}"#)).unwrap();
         let answer = exchange.take_answers().pop().unwrap();
         assert!(matches!(answer.decode::<Nothing>(), Err(Error::Protocol { .. })));
+    }
+
+    #[test]
+    fn a_refusal_before_the_call_is_its_answer_and_anything_else_is_not() {
+        let refusal = r#"{"error":"io.luo.Failed","parameters":{"failure":{"errno":"ENOSPC","reason":"no"}}}"#;
+        let mut refused = exchange(1);
+        refused.answered(frame(refusal)).unwrap();
+        assert!(!refused.is_waiting());
+        assert!(exchange(1).answered(frame("{}")).is_err());
+        assert!(exchange(0).answered(frame(refusal)).is_err());
     }
 }
