@@ -550,3 +550,66 @@ fn kills_during_upgrades_lose_nothing() {
     println!("{done} upgrades took place, {undone} did not");
     assert!(done > 0);
 }
+
+#[test]
+fn kills_during_the_departure_and_arrival_of_the_machine_lose_nothing() {
+    let seed = seed();
+    let rounds = number("LUO_CHAOS_DEPARTURES", 20);
+    let binary = env!("CARGO_BIN_EXE_luod").into();
+    let luod = Luod::start_binary(binary, CONFIG, &[("LUOD_LOG", "warn")]);
+    let manager = luod.manager();
+    let names = ["one", "two", "three"];
+    let mut files = BTreeMap::new();
+    for (number, name) in names.iter().enumerate() {
+        let session = luod.session(name);
+        for token in 0..5 {
+            let (kept, writer) = Kept::new();
+            session.preserve(token, &writer).unwrap();
+            files.insert((number, token), kept);
+        }
+    }
+    let load = Load::default();
+    std::thread::scope(|scope| {
+        let killer = scope.spawn(|| kill(&luod, &load, &mut Random(seed), u64::MAX));
+        let _alarm = Alarm(&load);
+        let begin = || load.begun.fetch_add(1, Ordering::Relaxed);
+        for round in 0..rounds {
+            let past = format!("round {round}");
+            begin();
+            manager.prepare().expect(&past);
+            begin();
+            manager.freeze().expect(&past);
+            if round % 4 == 3 {
+                begin();
+                manager.cancel().expect(&past);
+                continue;
+            }
+            begin();
+            manager.depart().expect(&past);
+            begin();
+            luod.wait("arrival", || manager.status().expect(&past).state == State::Updated);
+            for (number, name) in names.iter().enumerate() {
+                begin();
+                let session = luod.session(name);
+                let info = session.info().expect(&past);
+                assert_eq!((info.state, info.incoming), (State::Updated, vec![0, 1, 2, 3, 4]));
+                begin();
+                let came = session.retrieve_many(&[0, 1, 2, 3, 4]).expect(&past);
+                for (token, file) in came.into_iter().enumerate() {
+                    files[&(number, token as u64)].assert_is(&file.expect(&past), token as u64);
+                }
+                begin();
+                session.finish_and_carry().expect(&past);
+                assert_eq!(session.info().expect(&past).files, [0, 1, 2, 3, 4]);
+            }
+            begin();
+            manager.finish(Unclaimed::Refuse).expect(&past);
+        }
+        load.stop.store(true, Ordering::Relaxed);
+        killer.join().unwrap();
+    });
+    let status = manager.status().unwrap();
+    println!("{} live updates, {} workers", status.liveupdate_number, status.incarnation);
+    assert_eq!(status.state, State::Normal);
+    assert!(files.values().all(|kept| !kept.ended()));
+}

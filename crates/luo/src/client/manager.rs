@@ -68,7 +68,17 @@ impl<D: Drive> Manager<D> {
     }
 
     pub(crate) async fn freeze(&self) -> Result<Option<Report>, Error> {
-        self.event("Freeze", &Nothing {}, State::Frozen).await
+        let deadline = self.deadline();
+        loop {
+            match self.attempt("Freeze", &Nothing {}, State::Frozen, &deadline).await? {
+                Event::Done(report) => return Ok(report),
+                // luod was restarted in the middle of it, and has undone both phases.
+                Event::Undone(State::Normal, _) if !deadline.has_passed() => {
+                    self.prepare().await?;
+                }
+                Event::Undone(_, error) => return Err(error),
+            }
+        }
     }
 
     pub(crate) async fn cancel(&self) -> Result<Option<Report>, Error> {
@@ -135,26 +145,42 @@ impl<D: Drive> Manager<D> {
         Ok(Feed::new(target, call, self.options.deadline, &[]))
     }
 
-    /// An event. `None` if its answer was lost, luod says that it is out of place now, and the
-    /// state is the one it leads to: then it has taken place.
     async fn event(
         &self,
         method: &str,
         parameters: &impl Serialize,
         leads_to: State,
     ) -> Result<Option<Report>, Error> {
-        let deadline = self.deadline();
+        match self.attempt(method, parameters, leads_to, &self.deadline()).await? {
+            Event::Done(report) => Ok(report),
+            Event::Undone(_, error) => Err(error),
+        }
+    }
+
+    /// An event. If its answer was lost, luod says that it is out of place now, and the state is the
+    /// one it leads to, then it has taken place.
+    async fn attempt(
+        &self,
+        method: &str,
+        parameters: &impl Serialize,
+        leads_to: State,
+        deadline: &Deadline,
+    ) -> Result<Event, Error> {
         let mut exchange = Exchange::new(vec![call(method, parameters)?]);
         let refused =
-            match self.connections.ask(&mut exchange, &deadline, calls::reply::<Reported>).await {
-                Ok(reported) => return Ok(Some(reported.report)),
+            match self.connections.ask(&mut exchange, deadline, calls::reply::<Reported>).await {
+                Ok(reported) => return Ok(Event::Done(Some(reported.report))),
                 Err(error) if exchange.is_repeated() && error.is("EBUSY") => error,
                 Err(error) => return Err(error),
             };
         loop {
-            let status = self.status_until(&deadline).await?;
+            let status = self.status_until(deadline).await?;
             if status.transition.is_none() {
-                return if status.state == leads_to { Ok(None) } else { Err(refused) };
+                return Ok(if status.state == leads_to {
+                    Event::Done(None)
+                } else {
+                    Event::Undone(status.state, refused)
+                });
             }
             // The first request is still at work.
             if deadline.has_passed() {
@@ -176,6 +202,14 @@ impl<D: Drive> Manager<D> {
     fn deadline(&self) -> Deadline {
         Deadline::after(self.options.deadline)
     }
+}
+
+/// What came of an event that may have been sent again.
+enum Event {
+    /// It has taken place; its report where that was not lost.
+    Done(Option<Report>),
+    /// The repetition was refused, in this state.
+    Undone(State, Error),
 }
 
 fn call(method: &str, parameters: &impl Serialize) -> Result<Prepared<'static>, Error> {
