@@ -89,6 +89,11 @@ fn a_repeated_event_whose_first_request_is_still_at_work_is_judged_at_its_end() 
         peer.reply(status("prepared", Some("freeze")));
         peer.take("io.luo.GetStatus");
         peer.reply(status("normal", None));
+        // Both phases were undone: both are asked for again, as new requests.
+        peer.take("io.luo.Prepare");
+        peer.reply(report("prepare", "prepared"));
+        peer.take("io.luo.Freeze");
+        peer.refuse_manager("EBUSY");
         peer.ends();
     };
     with_manager(server, async |manager| {
