@@ -194,6 +194,12 @@ impl<S: Slots> KeeperCarrier<S> {
         }
     }
 
+    /// The slot that a kept object refers to; `None` where it has its own descriptor, or none.
+    pub fn target(&self, handle: Handle) -> Option<u64> {
+        let ours = key::space(handle.0) == key::CARRIER;
+        ours.then(|| self.slots.look(handle.0, |record, _| alias_of(record)).flatten()).flatten()
+    }
+
     fn targets(&self) -> MutexGuard<'_, HashMap<u64, Target>> {
         self.targets.lock().unwrap_or_else(PoisonError::into_inner)
     }

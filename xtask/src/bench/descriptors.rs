@@ -1,17 +1,18 @@
 //! Descriptors a second through a real luod: preserved, and retrieved by the next holder.
 //!
 //! Every descriptor is one file of its own, and goes from this process to the worker and on to the
-//! keeper before the worker answers; that is two messages where the limit, a bare socket, has one.
+//! keeper before the worker answers; that is two messages where the limit, a bare socket that takes
+//! the same files, has one.
 //! Both sides are measured in rounds of the same number of descriptors, which take turns, and the
 //! best round of each counts: so what else the machine does bears on both alike.
 //!
 //! Batches of 1 and 16 wait for their answers one by one, as a service does that preserves what it
 //! has just opened; what the library splits itself, at 253, is pipelined by it.
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use luo::protocol::MAX_DESCRIPTORS;
-use rustix::fd::OwnedFd;
 
 use super::daemon::{self, Daemon, Kind};
 use super::report::Better;
@@ -28,7 +29,7 @@ pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
     let daemon = Daemon::start(bencher, None)?;
     let mut rows = Vec::new();
     for kind in [Kind::Sockets, Kind::Eventfds] {
-        for (batch, batches) in [(MAX_DESCRIPTORS, 32), (16, 100), (1, 500)] {
+        for (batch, batches) in [(1, 500), (16, 100), (MAX_DESCRIPTORS, 32)] {
             bencher.measuring(&format!("{}, batches of {batch}", kind.name()));
             let best = measure(bencher, &daemon, kind, batch, batches)?;
             let row = |verb, ours| Row {
@@ -66,10 +67,11 @@ fn measure(
     let tokens: Vec<u64> = files.iter().map(|(token, _)| *token).collect();
     // The library pipelines what it splits.
     let together = if batch == MAX_DESCRIPTORS { count } else { batch };
-    let mut bare = Bare::start(bencher, batch)?;
+    let same: Vec<BorrowedFd<'_>> = files.iter().map(|(_, file)| file.as_fd()).collect();
+    let bare = Bare::start(bencher, batch)?;
     let mut best = Best::default();
-    for _ in 0..bencher.times(300) {
-        best.bare = best.bare.max(bare.round(count)?);
+    for _ in 0..bencher.times(40) {
+        best.bare = best.bare.max(bare.round(&same)?);
 
         let session = daemon.session("bench")?;
         let began = Instant::now();

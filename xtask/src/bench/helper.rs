@@ -29,11 +29,8 @@ enum Helper {
         #[arg(long)]
         cpu: Option<usize>,
     },
-    /// Receives descriptors, closes them, and acknowledges every so many messages.
-    ReceiveDescriptors {
-        #[arg(long)]
-        window: usize,
-    },
+    /// Receives descriptors, closes them, and acknowledges where that is asked for.
+    ReceiveDescriptors,
     /// A service with listeners that replaces its image with execve.
     RestartByExecve {
         #[arg(long)]
@@ -79,7 +76,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             }
             round_trip::echo()
         }
-        Helper::ReceiveDescriptors { window } => scm_rights::receive(*window),
+        Helper::ReceiveDescriptors => scm_rights::receive(),
         Helper::RestartByExecve { dir, listeners, rounds, began } => {
             restart::by_execve(dir, *listeners, *rounds, *began)
         }

@@ -6,7 +6,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 use rustix::net::{
@@ -22,6 +22,9 @@ use crate::failure::{Context as _, Failed, Result};
 const MAX: usize = 253;
 /// Descriptors between two acknowledgements.
 const WINDOW: usize = 256;
+/// What a message says: whether an acknowledgement is wanted.
+const MORE: &[u8; 1] = b"m";
+const LAST: &[u8; 1] = b"l";
 
 /// Descriptors a second in batches of 1, 16 and 253.
 pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
@@ -38,9 +41,14 @@ pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
 
 /// The bare limit: descriptors a second, `batch` in a message.
 fn per_second(bencher: &Bencher, batch: usize) -> Result<f64> {
-    let mut bare = Bare::start(bencher, batch)?;
+    // The same file each time: what is measured is the way, and nothing of the files.
+    let file = rustix::fs::memfd_create("luo-bench", rustix::fs::MemfdFlags::CLOEXEC)
+        .context(|| "make a memfd".into())?;
     let descriptors = bencher.times(2_000_000).min(bencher.times(400_000) * batch);
-    let value = bare.round(descriptors)?;
+    let files = vec![file.as_fd(); descriptors];
+    let bare = Bare::start(bencher, batch)?;
+    bare.round(&files[..1])?;
+    let value = bare.round(&files)?;
     bare.end()?;
     Ok(value)
 }
@@ -49,8 +57,6 @@ fn per_second(bencher: &Bencher, batch: usize) -> Result<f64> {
 #[derive(Debug)]
 pub(super) struct Bare {
     peer: Peer,
-    /// The same file each time: what is measured is the way, not opening and closing files.
-    file: OwnedFd,
     batch: usize,
     window: usize,
 }
@@ -59,31 +65,28 @@ impl Bare {
     /// For messages of `batch` descriptors.
     pub(super) fn start(bencher: &Bencher, batch: usize) -> Result<Self> {
         let window = (WINDOW / batch).max(1);
-        let args = ["receive-descriptors".into(), format!("--window={window}")];
+        let args = ["receive-descriptors".into()];
         let peer = Peer::start(&bencher.xtask, &args, SocketType::SEQPACKET)?;
-        let file = rustix::fs::memfd_create("luo-bench", rustix::fs::MemfdFlags::CLOEXEC)
-            .context(|| "make a memfd".into())?;
-        let mut bare = Self { peer, file, batch, window };
-        // Not measured: the helper may not have started yet.
-        bare.round(1)?;
-        Ok(bare)
+        Ok(Self { peer, batch, window })
     }
 
-    /// Sends at least so many, and gives how many a second went.
-    pub(super) fn round(&mut self, descriptors: usize) -> Result<f64> {
-        let (batch, window) = (self.batch, self.window);
-        let files = vec![self.file.as_fd(); batch];
+    /// Sends these, and gives how many a second went.
+    pub(super) fn round(&self, files: &[BorrowedFd<'_>]) -> Result<f64> {
         let socket = self.peer.socket()?.as_fd();
-        let windows = descriptors.div_ceil(window * batch).max(2);
         let began = Instant::now();
-        send_window(socket, &files, window)?;
-        for _ in 1..windows {
-            send_window(socket, &files, window)?;
+        let mut unanswered = 0;
+        for files in files.chunks(self.window * self.batch) {
+            if unanswered == 2 {
+                acknowledged(socket)?;
+                unanswered -= 1;
+            }
+            send_window(socket, files, self.batch)?;
+            unanswered += 1;
+        }
+        for _ in 0..unanswered {
             acknowledged(socket)?;
         }
-        acknowledged(socket)?;
-        let took = began.elapsed();
-        Ok((windows * window * batch) as f64 / took.as_secs_f64())
+        Ok(files.len() as f64 / began.elapsed().as_secs_f64())
     }
 
     pub(super) fn end(self) -> Result<()> {
@@ -91,14 +94,17 @@ impl Bare {
     }
 }
 
-fn send_window(socket: BorrowedFd<'_>, files: &[BorrowedFd<'_>], window: usize) -> Result<()> {
+/// Sends some messages, of which the last one asks for an acknowledgement.
+fn send_window(socket: BorrowedFd<'_>, files: &[BorrowedFd<'_>], batch: usize) -> Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX))];
-    for _ in 0..window {
+    let messages = files.len().div_ceil(batch);
+    for (number, files) in files.chunks(batch).enumerate() {
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !control.push(SendAncillaryMessage::ScmRights(files)) {
             return Err(Failed::new("more descriptors than a message holds"));
         }
-        sendmsg(socket, &[IoSlice::new(b"x")], &mut control, SendFlags::NOSIGNAL)
+        let message = if number + 1 == messages { LAST } else { MORE };
+        sendmsg(socket, &[IoSlice::new(message)], &mut control, SendFlags::NOSIGNAL)
             .context(|| "send descriptors".into())?;
     }
     Ok(())
@@ -115,11 +121,10 @@ fn acknowledged(socket: BorrowedFd<'_>) -> Result<()> {
 }
 
 /// The helper: receives until the other end is closed.
-pub(super) fn receive(window: usize) -> Result<()> {
+pub(super) fn receive() -> Result<()> {
     let stdin = std::io::stdin();
     let socket = stdin.as_fd();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX))];
-    let mut messages = 0;
     loop {
         let mut byte = [0];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -135,9 +140,7 @@ pub(super) fn receive(window: usize) -> Result<()> {
         }
         // Dropping what is left in the buffer closes the descriptors.
         drop(control);
-        messages += 1;
-        if messages == window {
-            messages = 0;
+        if byte == *LAST {
             send(socket, b"x", SendFlags::NOSIGNAL).context(|| "acknowledge".into())?;
         }
     }

@@ -163,9 +163,8 @@ impl Table {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the batch may add that; gives what it adds then.
-    fn check(&self, inner: &Inner, key: u64, bytes: usize, fds: usize) -> Result<Used, Failure> {
-        let new = inner.slots.get(&key).is_none_or(|seen| seen.born == inner.batch);
+    /// Whether the batch may add that, of which the slot may be new to it; gives what it adds then.
+    fn check(&self, inner: &Inner, new: bool, bytes: usize, fds: usize) -> Result<Used, Failure> {
         let added = Used {
             slots: inner.added.slots + usize::from(new),
             fds: inner.added.fds + fds,
@@ -246,7 +245,8 @@ impl Slots for Table {
 
     fn put(&self, key: u64, record: &[u8], files: &[&HostFile]) -> Result<(), Failure> {
         let mut inner = self.inner();
-        let added = self.check(&inner, key, record.len(), files.len())?;
+        let new = inner.slots.get(&key).is_none_or(|seen| seen.born == inner.batch);
+        let added = self.check(&inner, new, record.len(), files.len())?;
         inner.unsubmitted.put(key, record, files.iter().copied())?;
         inner.added = added;
         inner.set(key, record.into(), files.into());
@@ -254,16 +254,15 @@ impl Slots for Table {
     }
 
     fn rewrite(&self, key: u64, record: &[u8]) -> Result<(), Failure> {
-        let mut inner = self.inner();
-        if !inner.slots.contains_key(&key) {
+        let inner = &mut *self.inner();
+        let Some(born) = inner.slots.get(&key).map(|seen| seen.born) else {
             return Err(Failure::new(Errno::NoEnt, format!("there is no slot {key:#x}")));
-        }
-        let added = self.check(&inner, key, record.len(), 0)?;
+        };
+        let added = self.check(inner, born == inner.batch, record.len(), 0)?;
         inner.unsubmitted.rewrite(key, record)?;
         inner.added = added;
-        let Inner { slots, used, .. } = &mut *inner;
-        if let Some(seen) = slots.get_mut(&key) {
-            used.bytes = used.bytes + record.len() - seen.record.len();
+        if let Some(seen) = inner.slots.get_mut(&key) {
+            inner.used.bytes = inner.used.bytes + record.len() - seen.record.len();
             match seen.record.len() == record.len() {
                 true => seen.record.copy_from_slice(record),
                 false => seen.record = record.into(),

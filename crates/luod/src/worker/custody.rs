@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use luo_carriers::{HostFile, KeeperCarrier, Slot, Slots};
-use luo_core::{Carrier, Errno, Failure};
+use luo_core::{Carrier, Errno, Failure, Handle};
 use tokio::sync::watch;
 
 use super::refusal::Refusal;
@@ -150,7 +150,7 @@ impl Custody {
 
     /// Deletes something that was kept and that nothing refers to.
     pub(crate) fn forget_kept(&self, key: u64) {
-        luo_core::Keep::forget(&*self.carrier, luo_core::Handle(key));
+        luo_core::Keep::forget(&*self.carrier, Handle(key));
     }
 
     /// Deletes a slot that nothing refers to.
@@ -167,6 +167,11 @@ impl Custody {
     /// A slot that was kept only for what refers to it has an owner again.
     pub(crate) fn adopt(&self, key: u64) {
         self.carrier.adopt_slot(key);
+    }
+
+    /// Whether what is kept under the handle is the descriptor in that slot.
+    pub(crate) fn refers(&self, kept: Handle, key: u64) -> bool {
+        self.carrier.target(kept) == Some(key)
     }
 
     /// Sends everything that has changed to the store.

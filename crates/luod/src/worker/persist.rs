@@ -4,7 +4,8 @@
 //! Invariants:
 //! - A slot's record and its descriptor change together, in one batch of the keeper's.
 //! - A file's descriptor goes to the keeper once. When the file changes sides (it goes over, comes
-//!   back, is carried on) its new record takes over the slot that has the descriptor.
+//!   back, is carried on) its new record takes over the slot that has the descriptor, also while
+//!   nobody has retrieved it.
 //! - A slot whose file has gone stays, with an empty record, as long as something kept refers to
 //!   its descriptor: an *orphan*.
 
@@ -41,8 +42,17 @@ struct SessionSlot {
 #[derive(Debug, Clone, Copy)]
 struct FileSlot {
     key: u64,
+    /// The slot has the file's descriptor; of a file that went over, the one it went over with.
     has_file: bool,
     extra: FileExtra,
+}
+
+/// Slots with a descriptor whose files have gone.
+#[derive(Debug, Default)]
+struct Freed {
+    keys: HashSet<u64>,
+    /// Those of outgoing files.
+    outgoing: HashMap<(SessionId, Token), u64>,
 }
 
 impl Persisted {
@@ -127,7 +137,7 @@ impl Persisted {
             }
         }
         // Slots of files that are gone first: records of files that stay may take them over.
-        let mut freed: HashSet<u64> = HashSet::new();
+        let mut freed = Freed::default();
         let mut present = Vec::with_capacity(dirty.files.len());
         for file in dirty.files {
             match core.file_record(file) {
@@ -135,10 +145,13 @@ impl Persisted {
                 None => {
                     self.made_by.remove(&file);
                     if let Some(slot) = self.files.remove(&file) {
-                        if slot.has_file {
-                            freed.insert(slot.key);
-                        } else {
+                        if !slot.has_file {
                             custody.forget(slot.key);
+                            continue;
+                        }
+                        freed.keys.insert(slot.key);
+                        if file.side == Side::Outgoing {
+                            freed.outgoing.insert((file.session, file.token), slot.key);
                         }
                     }
                 }
@@ -148,7 +161,7 @@ impl Persisted {
             let held = core.file_ref(file);
             self.write_file(file, &record, held, &mut freed, custody);
         }
-        for key in freed {
+        for key in freed.keys {
             self.orphan(key, custody);
         }
     }
@@ -181,7 +194,7 @@ impl Persisted {
         file: FileKey,
         record: &FileRecord,
         held: Option<HostFile>,
-        freed: &mut HashSet<u64>,
+        freed: &mut Freed,
         custody: &Custody,
     ) {
         let old = self.files.get(&file).copied();
@@ -190,7 +203,9 @@ impl Persisted {
             return custody.note_unwritable(&error);
         }
         let bytes = self.buffer.as_slice();
-        if let Some(slot) = old.filter(|slot| slot.has_file) {
+        if let Some(slot) = old.filter(|slot| slot.has_file)
+            && held.as_ref().is_none_or(|held| held.slot() == Some(slot.key))
+        {
             custody.rewrite(slot.key, bytes);
             if slot.extra != extra {
                 self.files.insert(file, FileSlot { extra, ..slot });
@@ -198,13 +213,32 @@ impl Persisted {
             return;
         }
         let Some(held) = held else {
+            // It went over, and what was kept for it refers to the slot that it had before.
+            let before = (record.side == Side::Incoming && old.is_none())
+                .then(|| freed.outgoing.get(&(file.session, file.token)).copied())
+                .flatten()
+                .filter(|key| record.kept.iter().any(|kept| custody.refers(*kept, *key)))
+                .filter(|key| freed.keys.remove(key));
+            if let Some(key) = before {
+                custody.rewrite(key, bytes);
+                self.files.insert(file, FileSlot { key, has_file: true, extra });
+                return;
+            }
             let key = old.map_or_else(|| custody.allocate(space::FILE), |slot| slot.key);
             custody.put(key, bytes, &[]);
             self.files.insert(file, FileSlot { key, has_file: false, extra });
             return;
         };
+        // It came back as another open file description than it went over.
+        let old = match old {
+            Some(slot) if slot.has_file => {
+                freed.keys.insert(slot.key);
+                None
+            }
+            old => old,
+        };
         // What referred to an orphan may have gone in the same breath, and the orphan with it.
-        let theirs = held.slot().filter(|key| freed.remove(key) || self.orphans.remove(key));
+        let theirs = held.slot().filter(|key| freed.keys.remove(key) || self.orphans.remove(key));
         let key = match theirs.filter(|key| custody.has(*key)) {
             Some(key) => {
                 custody.adopt(key);
