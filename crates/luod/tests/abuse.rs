@@ -591,35 +591,40 @@ fn a_worker_without_free_descriptors_lives_and_serves_again() {
     let worker = luod.worker();
     let manager = luod.manager();
     manager.status().unwrap();
+    // Connections that are there already.
+    let greedy: Vec<_> = (0..4).map(|_| Raw::of_session(&session)).collect();
+    for raw in &greedy {
+        raw.send("x", &[]);
+    }
+    session.info().unwrap();
     let few = Some(held_by(worker) as u64 + 20);
     let before = prlimit(Some(worker), Resource::Nofile, Rlimit { current: few, maximum: few })
         .expect("the limit of a process of one's own can be lowered");
+    // A message for whose descriptors there is no room ends its connection, and holds none.
     let files = vec![writer.as_fd(); 253];
-    let raws: Vec<_> = (0..100)
-        .map(|_| {
-            let raw = Raw::connect(&luod);
-            let _ = wire::send(raw.socket.as_fd(), b"x", &files);
-            raw
-        })
-        .collect();
-    let packets: Vec<_> = (0..40).map(|_| Raw::of_session(&session)).collect();
-    // A connection that is there already is served.
-    manager.status().unwrap();
-    // What does not get through is sent again until its deadline, and luod holds none of it.
-    let impatient = luod.options().deadline(Duration::from_millis(500));
-    let given: Vec<_> = (2..40).map(|token| (token, &writer)).collect();
-    match Session::from_descriptor_with(session.descriptor().unwrap(), impatient) {
-        Ok(session) => assert!(session.preserve_many(&given).is_err()),
-        Err(luo::Error::DeadlineExceeded { .. }) => {}
-        Err(error) => panic!("{error}"),
+    for raw in greedy {
+        wire::send(raw.socket.as_fd(), b"x", &files).unwrap();
+        raw.assert_closed("descriptors that do not fit");
     }
-    drop((raws, packets));
-    assert_eq!(luod.worker(), worker, "it has not died of it");
+    // New connections leave descriptors for files, and are told so.
+    let mut raws: Vec<_> = (0..50).map(|_| Raw::connect(&luod)).collect();
+    raws.push(Raw::of_session(&session));
+    for raw in raws.iter_mut().skip(45) {
+        let reply = raw.receive().expect("a refusal");
+        assert!(reply.to_string().contains("descriptors left"), "{reply}");
+    }
+    // Those that are there are served.
+    manager.status().unwrap();
+    let other = pipe();
+    session.preserve(2, &other.0).unwrap();
+    session.unpreserve(2).unwrap();
+    drop(raws);
     if prlimit(Some(worker), Resource::Nofile, before).is_err() {
         eprintln!("SKIPPED: needs root to raise the limit again");
         return;
     }
     assert_serves(&luod);
+    assert_eq!(luod.worker(), worker, "it has not died of it");
     assert_connected(&reader, &writer, b"x");
     drop(session);
     let session = luod.session("shop");

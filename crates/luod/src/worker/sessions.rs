@@ -210,9 +210,11 @@ impl Host {
 
     fn connect_session(self: &Rc<Self>, id: SessionId, stream: OwnedFd) {
         let Some(owner) = self.core.borrow().session(id).map(|info| info.owner) else { return };
-        let Some(admission) = self.clients.admit(owner.uid) else {
-            server::refuse_session_connection(self, owner.uid, &stream);
-            return;
+        let peer = Peer { uid: owner.uid, gid: owner.gid, pid: 0 };
+        let is_operator = self.access.is_operator(peer);
+        let admission = match self.clients.admit(owner.uid, is_operator, &stream) {
+            Ok(admission) => admission,
+            Err(refusal) => return server::refuse_session_connection(&stream, refusal),
         };
         let task = server::serve_session(Rc::clone(self), id, stream, admission);
         if let Some(holder) = self.holders.borrow_mut().all.get_mut(&id) {

@@ -69,21 +69,12 @@ fn admit(host: &Rc<Host>, socket: OwnedFd) {
             return;
         }
     };
-    let Some(admission) = host.clients.admit(peer.uid) else {
-        let refusal = too_many(peer.uid, host.config.clients.connections_per_user);
-        refuse(&socket, Reply::refused_by_manager(refusal));
-        return;
+    let admission = match host.clients.admit(peer.uid, host.access.is_operator(peer), &socket) {
+        Ok(admission) => admission,
+        Err(refusal) => return refuse(&socket, Reply::refused_by_manager(refusal)),
     };
     let service = manager::ManagerService::new(Rc::clone(host), peer);
     spawn(host, socket, service, admission, peer.uid);
-}
-
-fn too_many(uid: u32, limit: usize) -> Refusal {
-    let reason = format!(
-        "uid {uid} has all of the {limit} connections that one user may have; close some, or raise \
-         clients.connections_per_user"
-    );
-    Refusal::new(luo_core::Errno::NoSpc, reason)
 }
 
 /// Tells a client why it is not served, as far as it can be told without waiting.
@@ -93,9 +84,8 @@ fn refuse(socket: &OwnedFd, mut reply: Reply) {
     let _ = luo::wire::send(socket.as_fd(), &reply.text, &[]);
 }
 
-/// Tells a client that its session's owner has too many connections.
-pub(crate) fn refuse_session_connection(host: &Host, uid: u32, stream: &OwnedFd) {
-    let refusal = too_many(uid, host.config.clients.connections_per_user);
+/// Tells a client why a connection of its session is not served.
+pub(crate) fn refuse_session_connection(stream: &OwnedFd, refusal: Refusal) {
     refuse(stream, Reply::refused_by_session(refusal));
 }
 
