@@ -3,6 +3,7 @@
 //! Invariants: a carrier knows nothing of the daemon: where it keeps things is behind a small
 //! trait of its own.
 
+pub mod arena;
 pub mod closer;
 mod host;
 pub mod keeper;

@@ -1,0 +1,10 @@
+//! The arena: a region that outlives the kernel, and what is kept in it.
+//!
+//! On persistent memory it survives a kexec of any kernel; on an ordinary file it survives a power
+//! cycle.
+//!
+//! | module | its job |
+//! | --- | --- |
+//! | [`medium`] | where the bytes are: reads, writes and flushes, nothing else |
+
+pub mod medium;
