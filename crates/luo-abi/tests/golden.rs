@@ -78,6 +78,7 @@ fn machine_record_v1() {
         state: State::Frozen,
         transition: Some(Event::Depart),
         departed: true,
+        carrier: 0,
         liveupdate_number: 0x0102_0304_0506_0708,
         next_session: 0x1112_1314_1516_1718,
         boot_data: [("files", 7), ("my cache", u64::MAX)]

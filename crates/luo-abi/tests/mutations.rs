@@ -182,6 +182,7 @@ fn mutated_records_do_no_harm() {
         state: State::Prepared,
         transition: Some(luo_abi::Event::Freeze),
         departed: false,
+        carrier: 0,
         liveupdate_number: 1,
         next_session: 2,
         boot_data: ["files", "net"].map(|n| SubsystemData { name: n.into(), data: 1 }).into(),

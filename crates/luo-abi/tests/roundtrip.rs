@@ -269,7 +269,7 @@ proptest! {
     #[test]
     fn machine_records_come_back(
         (state, transition) in (state(), transition()),
-        (liveupdate_number, next_session, departed) in any::<(u64, u64, bool)>(),
+        (liveupdate_number, next_session, departed, carrier) in any::<(u64, u64, bool, u8)>(),
         boot_data in collection::btree_map(name(), any::<u64>(), 0..20),
         subsystems in collection::btree_map(name(), subsystem_record(), 0..20),
         shared in collection::btree_map(compatible(), shared_record(), 0..20),
@@ -286,7 +286,7 @@ proptest! {
             .map(|(compatible, entry)| SharedRecord { compatible: compatible.into(), ..entry })
             .collect();
         let record = MachineRecord {
-            state, transition, departed, liveupdate_number, next_session, boot_data, subsystems,
+            state, transition, departed, carrier, liveupdate_number, next_session, boot_data, subsystems,
             shared,
         };
         let bytes = record.encode().unwrap();

@@ -17,7 +17,8 @@ use alloc::{string::String, sync::Arc, vec::Vec};
 use core::fmt;
 
 use crate::{
-    Criticality, Errno, Failure, File, Handle, Handler, Location, Subsystem, TransitionId,
+    CarrierId, Criticality, Errno, Failure, File, Handle, Handler, Location, Subsystem,
+    TransitionId,
     tree::{FilesIn, SessionOut},
 };
 
@@ -145,6 +146,7 @@ pub struct Call<F: File> {
     pub(crate) location: Location,
     pub(crate) criticality: Criticality,
     pub(crate) data: Option<u64>,
+    pub(crate) carrier: CarrierId,
     pub(crate) target: Target<F>,
 }
 
@@ -172,6 +174,13 @@ impl<F: File> Call<F> {
     #[must_use]
     pub fn kind(&self) -> CallKind {
         self.kind
+    }
+
+    /// The carrier that it keeps things in. What it names by a handle may be in any carrier: a host
+    /// with several of them tells by the handle.
+    #[must_use]
+    pub fn carrier(&self) -> CarrierId {
+        self.carrier
     }
 
     /// Whether its handler is [quick](Handler::is_quick). Of calls for files only: all others may

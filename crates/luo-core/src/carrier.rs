@@ -15,6 +15,15 @@ use alloc::vec::Vec;
 
 use crate::Failure;
 
+/// Names one of the host's carriers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CarrierId(pub u8);
+
+impl CarrierId {
+    /// The carrier of what does not leave this system: the first one, always there.
+    pub const NEAR: Self = Self(0);
+}
+
 /// Names one kept object within its carrier, here and on the other side. Never zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Handle(pub u64);

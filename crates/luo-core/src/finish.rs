@@ -14,8 +14,8 @@
 use alloc::{collections::BTreeMap, format, vec::Vec};
 
 use crate::{
-    Errno, Error, Event, File, FileKey, FinishOptions, Level, Orchestrator, Scope, SessionId, Side,
-    State, Token, TransitionId, UnclaimedFiles,
+    CarrierId, Errno, Error, Event, File, FileKey, FinishOptions, Level, Orchestrator, Scope,
+    SessionId, Side, State, Token, TransitionId, UnclaimedFiles,
     cycle::{FileStep, HandoverStep, Mode, SharedStage, Stage, SubStep, Transition, TreeStep},
     identity::Key,
     table::{Arrival, Arrived, Outgoing, token_list},
@@ -183,6 +183,8 @@ impl<F: File> Orchestrator<F> {
         let (Some(handler), Arrival::Retrieved(file)) = (arrived.handler, arrived.arrival) else {
             return;
         };
+        // What came through another carrier may have come by another handler.
+        let handler = self.handlers.choose(&file, self.caps()).unwrap_or(handler);
         let Some(entry) = self.handlers.get_mut(handler) else { return };
         let own_identity = entry.handler.identity(&file);
         let key = Key::of(&file, handler, own_identity);
@@ -200,7 +202,7 @@ impl<F: File> Orchestrator<F> {
             Outgoing {
                 file,
                 handler: Some(handler),
-                compatible: arrived.compatible,
+                compatible: entry.compatible.clone(),
                 own_identity,
                 criticality: arrived.criticality,
                 state: State::Normal,
@@ -213,6 +215,7 @@ impl<F: File> Orchestrator<F> {
                 holds_shared: false,
                 transition: None,
                 left_out: None,
+                carrier: CarrierId::NEAR,
             },
         );
         self.dirty.files.insert(FileKey { session, side: Side::Outgoing, token });

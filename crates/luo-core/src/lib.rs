@@ -34,10 +34,11 @@ mod state;
 mod subsystem;
 mod subsystems;
 mod table;
+mod through;
 mod tree;
 
 pub use call::{Call, CallId, CallKind, Outcome, Phase, SubsystemKind};
-pub use carrier::{Caps, Carrier, Handle, Keep, Reach, Recall};
+pub use carrier::{Caps, Carrier, CarrierId, Handle, Keep, Reach, Recall};
 pub use error::{BoxError, Errno, Failure};
 pub use fault::{Error, Location};
 pub use file::{File, Identity};

@@ -14,8 +14,8 @@ use alloc::{
 };
 
 use crate::{
-    Caps, Criticality, Errno, Error, File, Handler, Level, Limits, Location, Notice, SessionId,
-    State, Status, SubsystemName, Token, Usage,
+    Caps, CarrierId, Criticality, Errno, Error, File, Handler, Level, Limits, Location, Notice,
+    SessionId, State, Status, SubsystemName, Token, Usage,
     cycle::{Cycle, Mode},
     identity::Index,
     limits::Ledger,
@@ -92,7 +92,10 @@ pub enum Retrieval<F> {
 ///
 /// `F` is the host's file type.
 pub struct Orchestrator<F: File> {
-    pub(crate) caps: Caps,
+    /// What each carrier can do; the first is the near one.
+    pub(crate) carriers: Vec<Caps>,
+    /// The one that the machine's update goes through.
+    pub(crate) carrier: CarrierId,
     pub(crate) ledger: Ledger,
     pub(crate) state: State,
     pub(crate) departed: bool,
@@ -120,12 +123,13 @@ impl<F: File> core::fmt::Debug for Orchestrator<F> {
 }
 
 impl<F: File> Orchestrator<F> {
-    /// An orchestrator in `normal`, with `files` as its only subsystem, for a carrier that can do
-    /// `caps`.
+    /// An orchestrator in `normal`, with `files` as its only subsystem, whose near carrier
+    /// can do `caps`.
     #[must_use]
     pub fn new(caps: Caps, limits: Limits) -> Self {
         let mut orchestrator = Self {
-            caps,
+            carriers: alloc::vec![caps],
+            carrier: CarrierId::NEAR,
             ledger: Ledger::new(limits),
             state: State::Normal,
             departed: false,
@@ -166,10 +170,10 @@ impl<F: File> Orchestrator<F> {
         self.number
     }
 
-    /// What the carrier can do.
+    /// What the near carrier can do.
     #[must_use]
     pub fn caps(&self) -> Caps {
-        self.caps
+        self.caps_of(CarrierId::NEAR).unwrap_or(Caps::empty())
     }
 
     /// The limits.

@@ -6,9 +6,9 @@
 use alloc::{collections::BTreeSet, format, string::ToString, vec::Vec};
 
 use crate::{
-    Compatible, Dirty, Errno, Error, Event, Failure, File, FileKey, FileRecord, IncomingRecord,
-    Level, MachineRecord, Orchestrator, Phase, Scope, SessionId, SessionRecord, SharedRecord, Side,
-    State, SubsystemOptions, SubsystemRecord, Token, TransitionId,
+    CarrierId, Compatible, Dirty, Errno, Error, Event, Failure, File, FileKey, FileRecord,
+    IncomingRecord, Level, MachineRecord, Orchestrator, Phase, Scope, SessionId, SessionRecord,
+    SharedRecord, Side, State, SubsystemOptions, SubsystemRecord, Token, TransitionId,
     cycle::{Transition, Undo},
     identity::Key,
     registry::SharedRetrieval,
@@ -50,6 +50,7 @@ impl<F: File> Orchestrator<F> {
             state: self.state,
             transition: status.transition,
             departed: self.departed || status.transition == Some(Event::Depart),
+            carrier: self.carrier,
             number: self.number,
             next_session: self.sessions.next,
             boot_data: self.boot.iter().map(|(name, data)| (name.clone(), *data)).collect(),
@@ -168,6 +169,7 @@ impl<F: File> Orchestrator<F> {
         }
         self.state = record.state;
         self.departed = record.departed && record.state == State::Frozen;
+        self.carrier = record.carrier;
         self.number = record.number;
         self.sessions.next = self.sessions.next.max(record.next_session);
         self.boot = record.boot_data.into_iter().collect();
@@ -277,6 +279,11 @@ impl<F: File> Orchestrator<F> {
             State::Updated => State::Normal,
             state => state,
         };
+        // Only what the machine's update has prepared is in its carrier.
+        let carrier = match (state, record.level) {
+            (State::Prepared | State::Frozen, Level::Machine) => self.carrier,
+            _ => CarrierId::NEAR,
+        };
         let mut holds_shared = false;
         if let Some(entry) = entry {
             entry.uses += 1;
@@ -309,6 +316,7 @@ impl<F: File> Orchestrator<F> {
                 holds_shared,
                 transition: None,
                 left_out: None,
+                carrier,
             },
         );
         self.dirty.files.insert(FileKey { session: id, side: Side::Outgoing, token });

@@ -6,7 +6,8 @@
 use alloc::{format, vec::Vec};
 
 use crate::{
-    Criticality, Errno, Error, File, FileKey, Level, Orchestrator, SessionId, Side, State, Token,
+    CarrierId, Criticality, Errno, Error, File, FileKey, Level, Orchestrator, SessionId, Side,
+    State, Token,
     identity::Key,
     table::{Outgoing, no_token},
 };
@@ -37,7 +38,7 @@ impl<F: File> Orchestrator<F> {
             }
             Some(token) => token,
         };
-        let handler = self.handlers.choose(&file, self.caps)?;
+        let handler = self.handlers.choose(&file, self.caps())?;
         let Some(entry) = self.handlers.get_mut(handler) else {
             return Err(Error::new(Errno::NoEnt, "the handler has gone"));
         };
@@ -75,6 +76,7 @@ impl<F: File> Orchestrator<F> {
                     holds_shared: false,
                     transition: None,
                     left_out: None,
+                    carrier: CarrierId::NEAR,
                 },
             );
         }

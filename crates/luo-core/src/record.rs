@@ -12,8 +12,8 @@
 use alloc::{string::String, vec::Vec};
 
 use crate::{
-    Criticality, Errno, Event, Handle, Owner, Policy, SessionId, SessionName, Side, State,
-    SubsystemName, Token,
+    CarrierId, Criticality, Errno, Event, Handle, Owner, Policy, SessionId, SessionName, Side,
+    State, SubsystemName, Token,
 };
 
 /// Who moved a session or file to its state; a rollback undoes only what its own level did.
@@ -36,6 +36,8 @@ pub struct MachineRecord {
     pub transition: Option<Event>,
     /// The handover was committed, or may have been.
     pub departed: bool,
+    /// The carrier that its update goes through.
+    pub carrier: CarrierId,
     /// Completed live updates.
     pub number: u64,
     /// The id that the next session will get.

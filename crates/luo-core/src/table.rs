@@ -16,8 +16,8 @@ use alloc::{
 use hashbrown::HashMap;
 
 use crate::{
-    CallId, Compatible, Criticality, Errno, Error, File, Handle, Identity, Level, Owner, Policy,
-    SessionId, SessionName, State, Token, TransitionId, registry::HandlerId,
+    CallId, CarrierId, Compatible, Criticality, Errno, Error, File, Handle, Identity, Level, Owner,
+    Policy, SessionId, SessionName, State, Token, TransitionId, registry::HandlerId,
 };
 
 /// A file that is preserved for the next live update.
@@ -44,6 +44,8 @@ pub(crate) struct Outgoing<F> {
     /// The transition of its own that is going on.
     pub(crate) transition: Option<TransitionId>,
     pub(crate) left_out: Option<Error>,
+    /// The carrier that its handler was chosen for.
+    pub(crate) carrier: CarrierId,
 }
 
 impl<F> Outgoing<F> {

@@ -70,6 +70,9 @@ pub struct MachineRecord<'a> {
     pub transition: Option<Event>,
     /// The handover was committed, or may have been.
     pub departed: bool,
+    /// The carrier that the machine's update goes through, by its place among the daemon's; zero
+    /// is the keeper.
+    pub carrier: u8,
     /// How many live updates were completed.
     pub liveupdate_number: u64,
     /// The number that the next session will get.
@@ -218,7 +221,7 @@ impl<'a> MachineRecord<'a> {
             state: self.state.raw(),
             transition: self.transition.map_or(0, Event::raw),
             departed: u8::from(self.departed),
-            reserved: [0],
+            carrier: self.carrier,
         };
         out.reserve(size);
         out.extend_from_slice(raw.as_bytes());
@@ -284,7 +287,6 @@ impl<'a> MachineRecord<'a> {
             return Err(length(size));
         };
         let mut handles = Handles { all: handles };
-        reserved(&raw.reserved, offset_of!(raw::Machine, reserved))?;
         let departed = flag(raw.departed, "departed", offset_of!(raw::Machine, departed))?;
         let state = word(raw.state, State::from_raw, "state", offset_of!(raw::Machine, state))?;
         let at = offset_of!(raw::Machine, transition);
@@ -293,6 +295,7 @@ impl<'a> MachineRecord<'a> {
             state,
             transition,
             departed,
+            carrier: raw.carrier,
             liveupdate_number: raw.liveupdate_number.get(),
             next_session: raw.next_session.get(),
             boot_data: boot_data

@@ -98,7 +98,7 @@ layout! {
         state: u8,
         transition: u8,
         departed: u8,
-        reserved: [u8; 1],
+        carrier: u8,
     }
 
     /// Data that arrived for a subsystem, in a machine's record.

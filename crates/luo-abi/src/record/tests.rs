@@ -47,6 +47,7 @@ fn machine() -> MachineRecord<'static> {
         state: State::Normal,
         transition: Some(Event::Prepare),
         departed: true,
+        carrier: 3,
         liveupdate_number: 1,
         next_session: 2,
         boot_data: [("files", 3), ("net", 4)]
@@ -364,7 +365,6 @@ fn a_damaged_machine_is_refused() {
     assert_eq!(refused(60, &[0]), (Kind::Word { field: "state", found: 0 }, 60));
     assert_eq!(refused(61, &[7]), (Kind::Word { field: "transition", found: 7 }, 61));
     assert_eq!(refused(62, &[2]), (Kind::Flag { field: "departed" }, 62));
-    assert_eq!(refused(63, &[1]), (Kind::Reserved, 63));
     assert_eq!(refused(48, &[200]), length(496 + 198 * 72));
 
     assert_eq!(refused(64, &[0; 5]), (Kind::Name(NameError::Empty), 64));

@@ -6,8 +6,8 @@
 use alloc::{string::ToString, vec::Vec};
 
 use crate::{
-    Call, CallKind, Criticality, File, Handle, Location, Orchestrator, Phase, SessionId, State,
-    Token,
+    Call, CallKind, CarrierId, Criticality, File, Handle, Location, Orchestrator, Phase, SessionId,
+    State, Token,
     call::{Target, Task},
     cycle::{FileStep, HandoverStep, InFlight, Job, SharedStep, SubStep, TreeStep, Unit},
     registry::HandlerId,
@@ -45,7 +45,36 @@ impl<F: File> Orchestrator<F> {
             self.cycle.in_flight.insert(id, InFlight { job, late: false });
             let Draft { phase, kind, location, criticality, data, target } = draft;
             let transition = job.owner;
-            return Some(Call { id, transition, phase, kind, location, criticality, data, target });
+            let carrier = self.carrier_of(job.unit);
+            return Some(Call {
+                id,
+                transition,
+                phase,
+                kind,
+                location,
+                criticality,
+                data,
+                carrier,
+                target,
+            });
+        }
+    }
+
+    /// The carrier that a unit's call keeps things in.
+    fn carrier_of(&self, unit: Unit) -> CarrierId {
+        match unit {
+            Unit::File(session, token, FileStep::Prepare | FileStep::Freeze | FileStep::Cancel) => {
+                let there = self.sessions.peek(session);
+                let file = there.and_then(|session| session.outgoing.get(&token));
+                file.map_or(CarrierId::NEAR, |file| file.carrier)
+            }
+            // Of files that go ahead of the machine.
+            Unit::Shared(_, SharedStep::Prepare | SharedStep::Freeze { .. })
+                if self.cycle.machine.is_none() =>
+            {
+                CarrierId::NEAR
+            }
+            _ => self.carrier,
         }
     }
 

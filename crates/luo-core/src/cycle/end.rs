@@ -81,9 +81,13 @@ impl<F: File> Orchestrator<F> {
                 files.state = State::Normal;
                 files.data = 0;
             }
+            self.come_near();
             return;
         }
         if !ok {
+            if transition.event == Event::Arrive && self.state == State::Normal {
+                self.come_near();
+            }
             return;
         }
         match transition.event {
@@ -99,12 +103,14 @@ impl<F: File> Orchestrator<F> {
                 self.sessions_to(State::Frozen, |_, state| state == State::Prepared);
             }
             Event::Arrive if transition.found => self.state = State::Updated,
+            Event::Arrive => self.come_near(),
             Event::Finish => {
                 self.state = State::Normal;
                 self.boot.clear();
+                self.come_near();
                 self.sessions_to(State::Normal, |_, state| state == State::Updated);
             }
-            Event::Arrive | Event::Depart | Event::Cancel => {}
+            Event::Depart | Event::Cancel => {}
         }
     }
 

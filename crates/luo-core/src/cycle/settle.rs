@@ -8,8 +8,8 @@
 use alloc::{format, vec::Vec};
 
 use crate::{
-    CallId, Criticality, Errno, Error, Failure, File, FileKey, Handle, Level, Location, Notice,
-    Orchestrator, Outcome, Phase, SessionId, Side, State, Token,
+    CallId, CarrierId, Criticality, Errno, Error, Failure, File, FileKey, Handle, Level, Location,
+    Notice, Orchestrator, Outcome, Phase, SessionId, Side, State, Token,
     call::Answer,
     cycle::{FileStep, Job, SharedStep, Unit},
     registry::HandlerId,
@@ -231,6 +231,7 @@ impl<F: File> Orchestrator<F> {
             file.kept = Vec::new();
             file.doomed = false;
         }
+        self.choose_one(session, token, CarrierId::NEAR);
         self.file_dirty(session, Side::Outgoing, token);
     }
 

@@ -131,6 +131,11 @@ impl<F: File> Orchestrator<F> {
             return self.settle(job, Err(failure), None);
         };
         if step == FileStep::Prepare
+            && let Some(error) = self.out_of_reach(session, token)
+        {
+            return self.settle_error(job, error);
+        }
+        if step == FileStep::Prepare
             && let Some(shared) = self.handlers.shared(handler)
             && (shared.data.is_none() || shared.late)
         {

@@ -37,6 +37,9 @@ impl Toy {
     pub fn id(&self) -> u64 {
         self.0.id
     }
+    pub fn kind(&self) -> &'static str {
+        self.0.kind
+    }
 }
 
 impl File for Toy {

@@ -16,9 +16,9 @@ use luo_abi::{
     record::{Incoming, RememberedFailure},
 };
 use luo_core::{
-    Compatible, Criticality, Errno, Event, Failure, FileRecord, Handle, IncomingRecord, Level,
-    MachineRecord, OnClose, Owner, Policy, SessionId, SessionName, SessionRecord, SharedRecord,
-    Side, State, SubsystemName, SubsystemRecord, Token,
+    CarrierId, Compatible, Criticality, Errno, Event, Failure, FileRecord, Handle, IncomingRecord,
+    Level, MachineRecord, OnClose, Owner, Policy, SessionId, SessionName, SessionRecord,
+    SharedRecord, Side, State, SubsystemName, SubsystemRecord, Token,
 };
 
 /// So many handles of a file are written without an allocation.
@@ -104,6 +104,7 @@ pub(crate) fn machine(record: &MachineRecord) -> Result<Vec<u8>, RecordError> {
         state: put_state(record.state),
         transition: record.transition.map(put_event),
         departed: record.departed,
+        carrier: record.carrier.0,
         liveupdate_number: record.number,
         next_session: record.next_session,
         boot_data: boot_data
@@ -147,6 +148,7 @@ pub(crate) fn read_machine(bytes: &[u8]) -> Result<MachineRecord, RecordError> {
         state: get_state(record.state),
         transition: record.transition.map(get_event),
         departed: record.departed,
+        carrier: CarrierId(record.carrier),
         number: record.liveupdate_number,
         next_session: record.next_session,
         boot_data: record
@@ -427,7 +429,7 @@ mod tests {
     prop_compose! {
         fn any_machine()(
             (state, transition) in (state(), transition()),
-            (departed, number, next_session) in any::<(bool, u64, u64)>(),
+            (departed, carrier, number, next_session) in any::<(bool, u8, u64, u64)>(),
             boot_data in collection::btree_map("[a-z0-9]{1,63}", any::<u64>(), 0..9),
             subsystems in collection::btree_map(
                 "[a-z0-9]{1,63}",
@@ -440,7 +442,7 @@ mod tests {
         ) -> MachineRecord {
             let name = |name: String| SubsystemName::new(&name).unwrap();
             MachineRecord {
-                state, transition, departed, number, next_session,
+                state, transition, departed, carrier: CarrierId(carrier), number, next_session,
                 boot_data: boot_data.into_iter().map(|(n, data)| (name(n), data)).collect(),
                 subsystems: subsystems
                     .into_iter()
@@ -500,6 +502,7 @@ mod tests {
             state: State::Prepared,
             transition: Some(Event::Freeze),
             departed: false,
+            carrier: CarrierId::NEAR,
             number: 1,
             next_session: 2,
             boot_data: vec![(name.clone(), 3)],

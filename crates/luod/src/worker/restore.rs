@@ -15,7 +15,9 @@ use std::sync::Arc;
 
 use luo_abi::keeper::key;
 use luo_carriers::HostFile;
-use luo_core::{Caps, FileKey, Handle, MachineRecord, Orchestrator, SessionRecord, State};
+use luo_core::{
+    Caps, CarrierId, FileKey, Handle, MachineRecord, Orchestrator, SessionRecord, State,
+};
 use luo_files::{LiveHandler, MemfdHandler};
 
 use super::custody::{Custody, space};
@@ -130,6 +132,7 @@ impl Loaded {
                 state: State::Normal,
                 transition: None,
                 departed: false,
+                carrier: CarrierId::NEAR,
                 number,
                 next_session: 1,
                 boot_data: Vec::new(),
