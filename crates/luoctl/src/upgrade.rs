@@ -1,6 +1,7 @@
 //! `luoctl upgrade`.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
@@ -43,12 +44,19 @@ pub(crate) fn run(
 }
 
 fn open(path: &Path) -> Result<File, Failure> {
-    File::open(path).map_err(|source| Failure::Path {
+    let failed = |doing, source| Failure::Path {
         path: path.to_owned(),
-        doing: "opened",
+        doing,
         next: "name luod's new binary with --binary",
         source,
-    })
+    };
+    // Opening a pipe would wait for its other end.
+    let found = path.metadata().map_err(|source| failed("opened", source))?;
+    if !found.is_file() {
+        let source = io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
+        return Err(failed("a binary", source));
+    }
+    File::open(path).map_err(|source| failed("opened", source))
 }
 
 /// Says who serves now: that the old one goes on is the promise of an upgrade, so it is looked at.

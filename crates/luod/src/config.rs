@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::runtime_dir::SOCKET_NAME;
+
 /// Where the configuration is unless it is named; it need not exist.
 pub const DEFAULT_PATH: &str = "/etc/luod.toml";
 
@@ -32,6 +34,9 @@ impl KeeperKind {
         }
     }
 }
+
+/// The longest path of a Unix socket, in bytes.
+const SOCKET_PATH_MAX: usize = 107;
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
@@ -182,8 +187,10 @@ pub enum ConfigError {
         source: Box<toml::de::Error>,
     },
     /// A value is out of its range.
-    #[error("{key} must be {range}")]
+    #[error("{}: {key} must be {range}", path.display())]
     Range {
+        /// The file.
+        path: PathBuf,
         /// The key.
         key: &'static str,
         /// What is allowed.
@@ -195,6 +202,14 @@ pub enum ConfigError {
          --runtime-dir, or XDG_RUNTIME_DIR"
     )]
     NoRuntimeDirectory,
+    /// The socket's path would be longer than the system allows.
+    #[error(
+        "{} has {} bytes, and the path of a socket at most {SOCKET_PATH_MAX}; name a shorter \
+         directory, in the configuration or with --runtime-dir",
+        .0.display(),
+        .0.as_os_str().len()
+    )]
+    SocketPath(PathBuf),
 }
 
 impl Config {
@@ -219,13 +234,13 @@ impl Config {
             path: path.to_owned(),
             source: Box::new(source),
         })?;
-        config.check()?;
+        config.check(path)?;
         Ok(config)
     }
 
-    fn check(&self) -> Result<(), ConfigError> {
+    fn check(&self, path: &Path) -> Result<(), ConfigError> {
         let range = |ok: bool, key, range| {
-            if ok { Ok(()) } else { Err(ConfigError::Range { key, range }) }
+            if ok { Ok(()) } else { Err(ConfigError::Range { path: path.to_owned(), key, range }) }
         };
         range(self.clients.connections_per_user > 0, "clients.connections_per_user", "at least 1")?;
         range(
@@ -244,14 +259,25 @@ impl Config {
             "at least 1",
         )?;
         range(self.worker.start_milliseconds > 0, "worker.start_milliseconds", "at least 1")?;
-        range(self.worker.quick_deaths > 0, "worker.quick_deaths", "at least 1")
+        range(self.worker.quick_deaths > 0, "worker.quick_deaths", "at least 1")?;
+        range(self.worker.descriptors != Some(0), "worker.descriptors", "at least 1")?;
+        range(self.worker.record_bytes > 0, "worker.record_bytes", "at least 1")
     }
 
     /// The directory of the socket.
     ///
     /// # Errors
-    /// [`ConfigError::NoRuntimeDirectory`].
+    /// [`ConfigError::NoRuntimeDirectory`], [`ConfigError::SocketPath`].
     pub fn runtime_directory(&self) -> Result<PathBuf, ConfigError> {
+        let directory = self.find_runtime_directory()?;
+        let socket = directory.join(SOCKET_NAME);
+        if socket.as_os_str().len() > SOCKET_PATH_MAX {
+            return Err(ConfigError::SocketPath(socket));
+        }
+        Ok(directory)
+    }
+
+    fn find_runtime_directory(&self) -> Result<PathBuf, ConfigError> {
         if let Some(directory) = &self.runtime_directory {
             return Ok(directory.clone());
         }
@@ -302,6 +328,11 @@ mod tests {
     fn a_value_out_of_range_is_an_error_that_names_its_key() {
         let error = parse("[clients]\nmessage_bytes = 1").unwrap_err().to_string();
         assert!(error.contains("clients.message_bytes"), "{error}");
+        assert!(error.contains("luod.toml"), "{error}");
+        for (section, key) in [("worker", "descriptors"), ("worker", "record_bytes")] {
+            let error = parse(&format!("[{section}]\n{key} = 0")).unwrap_err().to_string();
+            assert!(error.contains(key), "{error}");
+        }
         assert!(parse("socket_mode = \"0999\"").is_err());
         assert_eq!(parse("socket_mode = \"0600\"").unwrap().socket_mode, SocketMode(0o600));
     }

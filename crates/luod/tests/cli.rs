@@ -1,5 +1,7 @@
 //! luod's command line.
 
+mod common;
+
 use std::process::{Command, Output};
 
 fn luod(arguments: &[&str]) -> Output {
@@ -22,6 +24,23 @@ fn a_configuration_is_checked_without_starting_anything() {
     let output = check();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("sesions"));
+}
+
+#[test]
+fn a_directory_whose_socket_nobody_could_bind_is_no_right_configuration() {
+    let directory = format!("/tmp/{}", "x".repeat(107 - "/tmp/".len() - "/io.luo.sock".len()));
+    assert!(luod(&["--runtime-dir", &directory, "--check-config"]).status.success());
+    let output = luod(&["--runtime-dir", &format!("{directory}x"), "--check-config"]);
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("107") && text.contains("--runtime-dir"), "{text}");
+}
+
+#[test]
+fn a_log_that_is_no_terminal_has_no_colours() {
+    let luod = common::Luod::start();
+    luod.wait("it has said something", || luod.log().contains("serves"));
+    assert!(!luod.log().contains('\u{1b}'), "{}", luod.log());
 }
 
 #[test]

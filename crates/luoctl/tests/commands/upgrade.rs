@@ -62,6 +62,19 @@ fn a_binary_that_is_not_there_is_not_sent() {
 }
 
 #[test]
+fn what_can_be_no_binary_is_not_waited_for() {
+    let fake = Fake::new([]);
+    let pipe = fake.directory().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    for path in [&pipe, &fake.directory().to_owned()] {
+        let said = run(&fake, &["upgrade", "--binary", path.to_str().unwrap()]).bad(1);
+        assert!(said.contains("it is not a regular file"), "{said}");
+    }
+    assert!(fake.methods().is_empty());
+}
+
+#[test]
 fn a_failure_says_why_and_that_the_old_one_serves_on() {
     let failure = json!({ "errno": "ETIMEDOUT", "reason": "the new luod was not ready in time" });
     let fake = Fake::new([("Upgrade", Act::Refuse(failure)), ("GetStatus", Act::Reply(status()))]);
