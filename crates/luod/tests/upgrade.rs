@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -80,6 +81,31 @@ fn a_new_worker_takes_over_and_the_way_back_works() {
     drop(session);
     let session = luod.session("shop");
     assert_connected(session.retrieve(1).unwrap(), &writer, b"x");
+}
+
+#[test]
+fn an_upgrade_waits_for_the_worker_before_to_end() {
+    let luod = Luod::start();
+    let before = luod.worker();
+    // More replies than a socket takes, and fewer than make luod stop reading: the answer to the
+    // upgrade is not delivered, and the worker that gives it waits for that before it ends.
+    let mut rude = std::os::unix::net::UnixStream::connect(luod.socket()).unwrap();
+    let describe = r#"{"method":"org.varlink.service.GetInterfaceDescription","parameters":{"interface":"io.luo"}}"#;
+    let mut calls = format!("{describe}\0").repeat(80);
+    calls.push_str("{\"method\":\"io.luo.Upgrade\"}\0");
+    rude.write_all(calls.as_bytes()).unwrap();
+    luod.wait("another worker serves", || luod.worker() != before);
+    upgrade(&luod, Path::new(env!("CARGO_BIN_EXE_luod")), false).unwrap();
+    assert_eq!(luod.manager().status().unwrap().incarnation, 3);
+    drop(rude);
+}
+
+#[test]
+fn a_deadline_of_an_upgrade_may_be_as_long_as_the_tool_allows() {
+    let luod = Luod::start();
+    let file = std::fs::File::open(env!("CARGO_BIN_EXE_luod")).unwrap();
+    let year = Duration::from_secs(365 * 86_400);
+    luod.manager().upgrade(Some(file.as_fd()), year, false).unwrap();
 }
 
 #[test]

@@ -34,6 +34,9 @@ const VERSION_DEADLINE: Duration = Duration::from_secs(1);
 /// How long the last replies of a worker that is to go may take.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// Between two questions to a keeper that waits for the end of the worker before.
+const ASK_AGAIN: Duration = Duration::from_millis(10);
+
 /// How an upgrade ended: the version that serves now, or why the old one does.
 type Verdict = Result<String, String>;
 
@@ -177,7 +180,7 @@ impl Host {
         *self.upgrades.waiting.borrow_mut() = Some(waiting);
         self.upgrades.told.set(false);
         let what = if keeper { Upgrade::Keeper } else { Upgrade::Worker };
-        if let Err(refusal) = self.custody.upgrade(binary, limit, what).await {
+        if let Err(refusal) = self.ask_for_upgrade(&binary, limit, what).await {
             self.upgrades.waiting.borrow_mut().take();
             self.upgrades.told();
             return Err(refusal);
@@ -195,6 +198,32 @@ impl Host {
             }
             Err(_) => Err(Refusal::new(Errno::Canceled, "luod is being stopped; ask again")),
         }
+    }
+
+    /// Asks the keeper, and again while the worker before this one is still ending.
+    async fn ask_for_upgrade(
+        &self,
+        binary: &OwnedFd,
+        limit: Duration,
+        what: Upgrade,
+    ) -> Result<(), Refusal> {
+        let busy = Errno::Busy.name();
+        let asking = async {
+            loop {
+                let binary = binary.try_clone().map_err(|error| {
+                    let errno = error.raw_os_error().map_or(Errno::Io, Errno::from_raw);
+                    Refusal::new(errno, format!("no descriptor for the binary: {error}"))
+                })?;
+                match self.custody.upgrade(binary, limit, what).await {
+                    Err(refusal) if refusal.errno() == busy => tokio::time::sleep(ASK_AGAIN).await,
+                    asked => return asked,
+                }
+            }
+        };
+        tokio::time::timeout(limit, asking).await.unwrap_or_else(|_| {
+            let reason = "the worker before this one has not ended yet; try again later";
+            Err(Refusal::new(Errno::Busy, reason))
+        })
     }
 
     /// Something begins that may change the framework after waiting. Not while paused.
