@@ -110,6 +110,7 @@ fn a_process_of_another_user() {
         "keep" => keep(),
         "reach" => reach(),
         "watch" => watch(),
+        "watch one's own" => watch_own(),
         "use what was passed" => use_passed(),
         "too many sessions" => too_many_sessions(),
         "too many files" => too_many_files(),
@@ -118,6 +119,31 @@ fn a_process_of_another_user() {
         "take back" => take_back(),
         "veto" => veto(),
         other => panic!("{other}"),
+    }
+}
+
+/// The end of a session is told to whose it was, however it ended.
+fn watch_own() {
+    let manager = Manager::connect(options()).unwrap();
+    let mut watch = manager.watch().unwrap();
+    let mut number = 0;
+    loop {
+        number += 1;
+        drop(Session::create_with(&format!("mine-{number}"), options()).unwrap());
+        if watch.next_event(Some(Duration::from_millis(20))).unwrap().is_some() {
+            break;
+        }
+    }
+    drop(Session::create_with("by-name", options()).unwrap());
+    manager.release("by-name").unwrap();
+    Session::create_with("by-itself", options()).unwrap().release().unwrap();
+    let mut left = vec!["by-name", "by-itself"];
+    while !left.is_empty() {
+        let event = watch.next_event(Some(PATIENCE)).unwrap().expect("an event");
+        assert!(!event.text.contains("(ended)"), "{event:?}");
+        if event.text.contains("released") {
+            left.retain(|name| event.session.as_deref() != Some(*name));
+        }
     }
 }
 
@@ -345,6 +371,12 @@ fn what_goes_on_in_others_sessions_is_not_told() {
     manager.release("alice").unwrap();
     manager.release("standing").unwrap();
     assert_good(watching, "watch");
+}
+
+#[test]
+fn the_end_of_ones_own_session_is_told() {
+    let Some(machine) = Machine::start("") else { return };
+    machine.run(MALLORY, "watch one's own");
 }
 
 #[test]

@@ -21,7 +21,7 @@ use luo::protocol::{self, Event};
 use luo_carriers::HostFile;
 use luo_core::{
     Call, CallId, CallKind, Error, Failure, FinishOptions, Location, Notice, Orchestrator, Outcome,
-    Phase, Report, SessionId, TransitionId,
+    Owner, Phase, Report, SessionId, SessionInfo, TransitionId,
 };
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 
@@ -139,6 +139,14 @@ struct Done {
     end: Instant,
 }
 
+/// An event, and whom it concerns.
+#[derive(Debug, Clone)]
+pub(crate) struct Told {
+    pub(crate) event: Event,
+    /// The owner of the event's session, which may have ended since.
+    pub(crate) owner: Option<Owner>,
+}
+
 /// The worker's state.
 pub(crate) struct Host {
     pub(crate) config: Config,
@@ -154,7 +162,7 @@ pub(crate) struct Host {
     pub(crate) sessions_changed: Notify,
     /// Files were retrieved: who waits for one looks again.
     pub(crate) retrieved: Notify,
-    events: broadcast::Sender<Event>,
+    events: broadcast::Sender<Told>,
     transitions: RefCell<HashMap<TransitionId, Transition>>,
     remote: RefCell<HashMap<CallId, Remote>>,
     /// [`Host::pump`] will be called soon.
@@ -205,16 +213,30 @@ impl Host {
     }
 
     /// Events from now on.
-    pub(crate) fn watch(&self) -> broadcast::Receiver<Event> {
+    pub(crate) fn watch(&self) -> broadcast::Receiver<Told> {
         self.events.subscribe()
     }
 
     /// Tells watchers and the log.
     pub(crate) fn tell(&self, kind: &str, session: Option<String>, text: String) {
+        let owner = session.as_ref().and_then(|name| {
+            let core = self.core.borrow();
+            core.session_by_name(name).and_then(|id| core.session(id)).map(|info| info.owner)
+        });
+        self.tell_owner(kind, session, owner, text);
+    }
+
+    /// As [`tell`](Self::tell), of a session that has ended.
+    pub(crate) fn tell_end(&self, kind: &str, ended: &SessionInfo, text: String) {
+        self.tell_owner(kind, Some(ended.name.to_string()), Some(ended.owner), text);
+    }
+
+    fn tell_owner(&self, kind: &str, session: Option<String>, owner: Option<Owner>, text: String) {
         tracing::info!(kind, session = session.as_deref(), "{text}");
         let state = self.core.borrow().status().state.name().to_owned();
+        let event = Event { kind: kind.to_owned(), state, session, text };
         // Nobody may be watching.
-        let _ = self.events.send(Event { kind: kind.to_owned(), state, session, text });
+        let _ = self.events.send(Told { event, owner });
     }
 
     /// Begins a transition; what comes out is told once the keeper has its records.
@@ -530,25 +552,16 @@ impl Host {
             self.persisted.borrow_mut().session_extra(id).finished_by = request;
         }
         let (session, what) = match report.scope {
-            luo_core::Scope::Machine => (None, "machine".to_owned()),
+            luo_core::Scope::Machine => (None, Some("machine".to_owned())),
             luo_core::Scope::Session(id) | luo_core::Scope::File(id, _) => {
                 let name = self.core.borrow().session(id).map(|info| info.name.to_string());
-                let what = format!("session {}", name.as_deref().unwrap_or("(ended)"));
+                let what = name.as_ref().map(|name| format!("session {name}"));
                 (name, what)
             }
         };
-        let text = match &report.result {
-            Ok(()) => format!(
-                "{what}: {} done in {} us, state {}",
-                report.event,
-                micros(total),
-                report.state
-            ),
-            Err(error) => format!("{what}: {} failed: {error}", report.event),
-        };
-        self.tell(if report.result.is_ok() { "state" } else { "failure" }, session, text);
-        for error in &report.left_out {
-            self.tell("failure", None, format!("{} goes on without: {error}", report.event));
+        // That a session has ended is told by whoever ended it.
+        if let Some(what) = what {
+            self.tell_ended(&report, session, &what, total);
         }
         self.sessions_changed.notify_waiters();
         let ended = Rc::new(Ended { report, total, timings: RefCell::new(timings) });
@@ -571,6 +584,22 @@ impl Host {
                 let _ = waiter.send(kept.clone());
             }
         });
+    }
+
+    fn tell_ended(&self, report: &Report, session: Option<String>, what: &str, total: Duration) {
+        let text = match &report.result {
+            Ok(()) => format!(
+                "{what}: {} done in {} us, state {}",
+                report.event,
+                micros(total),
+                report.state
+            ),
+            Err(error) => format!("{what}: {} failed: {error}", report.event),
+        };
+        self.tell(if report.result.is_ok() { "state" } else { "failure" }, session, text);
+        for error in &report.left_out {
+            self.tell("failure", None, format!("{} goes on without: {error}", report.event));
+        }
     }
 }
 

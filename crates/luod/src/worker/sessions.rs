@@ -244,7 +244,7 @@ impl Host {
         let name = info.name.to_string();
         match info.policy.on_close {
             OnClose::Release => match self.release(id).await {
-                Ok(()) => self.tell("session", Some(name), "closed and released".to_owned()),
+                Ok(()) => self.tell_end("session", &info, "closed and released".to_owned()),
                 Err(refusal) => {
                     let text = format!("closed, but not released: {}", refusal.reason());
                     self.tell("failure", Some(name), text);
@@ -409,7 +409,7 @@ impl Host {
                         format!("its time limit has passed, but: {}", refusal.reason())
                     }
                 };
-                self.tell("expired", Some(info.name.to_string()), text);
+                self.tell_end("expired", &info, text);
             }
             drop(busy);
             if failed {

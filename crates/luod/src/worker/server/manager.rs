@@ -24,7 +24,7 @@ use super::introspect::{self, Call};
 use super::session::unclaimed_files;
 use super::{Descriptor, Pending, Reply};
 use crate::worker::access::Peer;
-use crate::worker::host::{Host, state};
+use crate::worker::host::{Host, Told, state};
 use crate::worker::refusal::Refusal;
 use crate::worker::sessions::now_seconds;
 
@@ -34,6 +34,8 @@ const FILES_PER_PART: usize = 1_000;
 const LONGEST_WAIT: u64 = 3_600_000;
 /// Deadline of an upgrade unless one is asked for, in milliseconds.
 const UPGRADE_DEADLINE: u64 = 10_000;
+/// The longest deadline that the keeper takes; what is asked for beyond it is this.
+const UPGRADE_DEADLINE_MAX: u64 = 3_600_000;
 
 /// How far a list of files has been read.
 #[derive(Debug, Default)]
@@ -129,7 +131,7 @@ impl ManagerService {
                     let _busy = host.busy_when_resumed().await;
                     let info = host.session_for(&name, peer)?;
                     host.release(info.id).await?;
-                    host.tell("session", Some(name), format!("released by uid {}", peer.uid));
+                    host.tell_end("session", &info, format!("released by uid {}", peer.uid));
                     Ok(Reply::new(&Nothing {}))
                 })
             }
@@ -378,7 +380,10 @@ impl ManagerService {
             return Pending::Ready(Reply::refused_by_manager(refusal));
         }
         let limit = Duration::from_millis(
-            parameters.deadline_milliseconds.unwrap_or(UPGRADE_DEADLINE).max(1),
+            parameters
+                .deadline_milliseconds
+                .unwrap_or(UPGRADE_DEADLINE)
+                .clamp(1, UPGRADE_DEADLINE_MAX),
         );
         let keeper = parameters.keeper.unwrap_or(false);
         let binary = descriptors.0.pop();
@@ -415,19 +420,21 @@ impl ManagerService {
                     event = events.recv() => event,
                     () = sender.closed() => return,
                 };
-                let event = match event {
-                    Ok(event) => event,
-                    Err(broadcast::error::RecvError::Lagged(missed)) => protocol::Event {
-                        kind: "lost".to_owned(),
-                        state: String::new(),
-                        session: None,
-                        text: format!("{missed} events were not read in time"),
-                    },
+                let told = match event {
+                    Ok(told) => told,
+                    Err(broadcast::error::RecvError::Lagged(missed)) => {
+                        let text = format!("{missed} events were not read in time");
+                        let (kind, state) = ("lost".to_owned(), String::new());
+                        Told {
+                            event: protocol::Event { kind, state, session: None, text },
+                            owner: None,
+                        }
+                    }
                     Err(broadcast::error::RecvError::Closed) => return,
                 };
-                if event_is_for(&host, peer, &event)
-                    && sender.send(Reply::part(&Watched { event }, true)).await.is_err()
-                {
+                let wanted = told_to(&host, peer, &told);
+                let reply = Reply::part(&Watched { event: told.event }, true);
+                if wanted && sender.send(reply).await.is_err() {
                     return;
                 }
             }
@@ -519,13 +526,11 @@ impl Service for ManagerService {
 
 /// What goes on in others' sessions is not for everybody; and what failed without being of one
 /// session may still name several.
-fn event_is_for(host: &Host, peer: Peer, event: &protocol::Event) -> bool {
-    if host.access.is_operator(peer) {
-        return true;
-    }
-    match &event.session {
-        Some(name) => host.session_for(name, peer).is_ok(),
-        None => event.kind != "failure",
+fn told_to(host: &Host, peer: Peer, told: &Told) -> bool {
+    match (told.owner, &told.event.session) {
+        (Some(owner), _) => host.access.may_use(peer, owner),
+        (None, None) if told.event.kind != "failure" => true,
+        (None, _) => host.access.is_operator(peer),
     }
 }
 

@@ -64,7 +64,9 @@ impl SessionService {
                 // The session's connections end with it: this one's answer goes first.
                 later(async move {
                     let _busy = host.busy_when_resumed().await;
+                    let info = host.session_info(id)?;
                     host.end_session(id).await?;
+                    host.tell_end("session", &info, "released by who holds it".to_owned());
                     Ok(Reply::new(&Nothing {}))
                 })
             }
