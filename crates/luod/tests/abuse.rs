@@ -154,15 +154,21 @@ struct Holding {
 
 impl Holding {
     fn now(luod: &Luod) -> Self {
-        let worker = luod.worker();
-        let mut before = (held_by(worker), held_by(luod.keeper()));
-        // The connection that asked for the pid may still be closing.
-        luod.wait("quiet", || {
-            let last = std::mem::replace(&mut before, (held_by(worker), held_by(luod.keeper())));
-            std::thread::sleep(Duration::from_millis(50));
-            last == before && before == (held_by(worker), held_by(luod.keeper()))
-        });
-        Self { worker, before }
+        let mut asking = Raw::connect(luod);
+        let status = json!({"method": "io.luo.GetStatus"});
+        let mut ask = || {
+            let pid = asking.call(&status, &[])["parameters"]["pid"].as_i64().unwrap();
+            Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
+        };
+        let worker = ask();
+        // What was closed before a call was sent is known to the worker when it reads that call,
+        // and is done before it reads the one after: then only this connection is one too many.
+        ask();
+        ask();
+        let held = (held_by(worker), held_by(luod.keeper()));
+        asking.socket.shutdown(std::net::Shutdown::Write).unwrap();
+        asking.assert_closed("the connection that asked");
+        Self { worker, before: (held.0 - 1, held.1) }
     }
 
     fn assert_same(&self, luod: &Luod, what: &str) {
