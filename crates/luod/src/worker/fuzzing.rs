@@ -28,7 +28,7 @@ const LOOKS: usize = 20;
 const DESCRIPTORS: u8 = 7;
 
 /// Takes every batch and forgets it.
-struct Nowhere;
+pub(crate) struct Nowhere;
 
 impl Store for Nowhere {
     fn limits(&self) -> crate::store::Limits {

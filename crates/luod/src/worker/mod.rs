@@ -114,8 +114,7 @@ pub async fn run(config: Config, start: Start) -> Result<Ended, WorkerError> {
         let copy = Arc::new(table.copy());
         let custody = new_custody(&store, &copy, incarnation)?;
         let verdict = match Loaded::read(&custody).restore(&config, &custody, true) {
-            Ok(restored) if restored.failed.is_empty() => Ok(()),
-            Ok(restored) => Err(restored.failed.join("; ")),
+            Ok(restored) => restored.check(),
             Err(error) => Err(error),
         };
         if let Err(reason) = verdict {
@@ -190,7 +189,7 @@ async fn restore(
     let custody = new_custody(store, table, incarnation)?;
     let restored =
         Loaded::read(&custody).restore(config, &custody, true).map_err(WorkerError::Restore)?;
-    let Restored { core, persisted, held, departed, failed } = restored;
+    let Restored { core, persisted, held, departed, failed, unknown } = restored;
     let host = Host::new(config.clone(), core, custody, persisted, departed);
     for (id, server) in held {
         if let Err(refusal) = host.watch_holder(id, server, false) {
@@ -199,6 +198,9 @@ async fn restore(
     }
     for reason in failed {
         host.tell("failure", None, format!("not restored: {reason}"));
+    }
+    for reason in unknown {
+        host.tell("failure", None, reason);
     }
     Ok(host)
 }

@@ -7,7 +7,8 @@
 //! Invariants:
 //! - All records are decoded before the first one takes effect.
 //! - What one damaged record describes is lost to this luod, and to no other: its slot stays as it
-//!   is. A candidate refuses instead, so that the luod that can read it serves on.
+//!   is. A candidate refuses instead, so that the luod that can read it serves on; and also where
+//!   it lacks the handler of a file.
 //! - What a worker that died in the middle of something had kept, and nothing refers to, goes.
 
 use std::collections::HashSet;
@@ -65,6 +66,8 @@ pub(crate) struct Restored {
     pub(crate) departed: bool,
     /// What could not be restored, and why.
     pub(crate) failed: Vec<String>,
+    /// Files that are there, but of handlers that this luod does not have.
+    pub(crate) unknown: Vec<String>,
 }
 
 impl Loaded {
@@ -124,6 +127,7 @@ impl Loaded {
         let mut core = new_core(config)?;
         let mut persisted = Persisted::default();
         let mut failed = std::mem::take(&mut self.damaged);
+        let mut unknown = Vec::new();
         let mut held = Vec::new();
         if departed {
             // Everything is in the handover; the records of before end with it.
@@ -152,7 +156,7 @@ impl Loaded {
             for key in self.orphans {
                 persisted.found_orphan(key, custody);
             }
-            return Ok(Restored { core, persisted, held, departed, failed });
+            return Ok(Restored { core, persisted, held, departed, failed, unknown });
         }
         let mut machine_normal = true;
         let mut in_use: HashSet<u64> = HashSet::from([key::HANDOVER]);
@@ -179,6 +183,15 @@ impl Loaded {
             in_use.extend(record.kept.iter().map(|Handle(handle)| *handle));
             let place = FileKey { session: record.session, side: record.side, token: record.token };
             let has_file = file.is_some();
+            if !core.handlers().any(|handler| handler.compatible() == record.compatible) {
+                unknown.push(format!(
+                    "token {} of session {} is of the handler {}, which luod {} does not have",
+                    place.token,
+                    place.session.0,
+                    record.compatible,
+                    crate::version()
+                ));
+            }
             if let Err(error) = core.restore_file(record, file) {
                 failed
                     .push(format!("token {} of session {}: {error}", place.token, place.session.0));
@@ -196,7 +209,21 @@ impl Loaded {
                 }
             }
         }
-        Ok(Restored { core, persisted, held, departed, failed })
+        Ok(Restored { core, persisted, held, departed, failed, unknown })
+    }
+}
+
+impl Restored {
+    /// Whether this luod can do all that the one before could.
+    ///
+    /// # Errors
+    /// What it cannot restore, in words.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.failed.is_empty() && self.unknown.is_empty() {
+            return Ok(());
+        }
+        let all: Vec<&str> = self.failed.iter().chain(&self.unknown).map(String::as_str).collect();
+        Err(all.join("; "))
     }
 }
 
@@ -212,4 +239,69 @@ fn new_core(config: &Config) -> Result<Orchestrator<HostFile>, String> {
     core.register_handler(Arc::new(LiveHandler)).map_err(|error| error.to_string())?;
     core.register_handler(Arc::new(MemfdHandler)).map_err(|error| error.to_string())?;
     Ok(core)
+}
+
+#[cfg(test)]
+mod tests {
+    use luo_core::{
+        Criticality, FileRecord, Level, OnClose, Owner, Policy, SessionId, SessionName, Side, Token,
+    };
+
+    use super::*;
+    use crate::store::{Store, Table};
+    use crate::worker::fuzzing::Nowhere;
+
+    /// What a worker finds that is given one file of this handler.
+    fn restored(compatible: &str) -> Restored {
+        let store: Arc<dyn Store> = Arc::new(Nowhere);
+        let table = Arc::new(Table::new(Arc::clone(&store)));
+        let custody = Custody::new(store, table, 1).unwrap();
+        let session = SessionRecord {
+            id: SessionId(1),
+            name: SessionName::new("shop").unwrap(),
+            owner: Owner { uid: 1, gid: 1 },
+            policy: Policy { on_close: OnClose::Keep { ttl_seconds: None } },
+            state: State::Normal,
+            transition: None,
+            level: Level::Session,
+            next_token: 2,
+            unclaimed: true,
+            expires: None,
+        };
+        let bytes = records::session(&session, &SessionExtra::default()).unwrap();
+        custody.put(custody.allocate(space::SESSION), &bytes, &[]);
+        let file = FileRecord {
+            session: session.id,
+            side: Side::Outgoing,
+            token: Token(1),
+            compatible: compatible.to_owned(),
+            criticality: Criticality::Required,
+            state: State::Normal,
+            level: Level::Session,
+            data: None,
+            kept: Vec::new(),
+            incoming: None,
+            reclaimed: false,
+            pinned: 0,
+        };
+        let mut bytes = Vec::new();
+        records::file(&file, &FileExtra::default(), &mut bytes).unwrap();
+        let (reader, _writer) = rustix::pipe::pipe().unwrap();
+        custody.put(custody.allocate(space::FILE), &bytes, &[&HostFile::from(reader)]);
+        Loaded::read(&custody).restore(&Config::default(), &custody, true).unwrap()
+    }
+
+    #[test]
+    fn a_candidate_without_the_handler_of_a_file_does_not_take_over() {
+        let reason = restored("future-v1").check().unwrap_err();
+        assert!(reason.contains("future-v1"), "{reason}");
+        restored(luo_files::LIVE_COMPATIBLE).check().unwrap();
+    }
+
+    #[test]
+    fn a_file_without_its_handler_is_still_there() {
+        let restored = restored("future-v1");
+        assert!(restored.failed.is_empty(), "{:?}", restored.failed);
+        assert_eq!(restored.core.files(SessionId(1)).count(), 1);
+    }
 }
