@@ -111,6 +111,7 @@ impl<F: File> Orchestrator<F> {
             if matches!(sub.kind, SubKind::Awaited) {
                 sub.kind = kind;
                 sub.options = options;
+                sub.gone = false;
                 self.dirty.machine = true;
                 return Ok(());
             }

@@ -131,11 +131,14 @@ impl Clients {
 pub struct Participants {
     /// For one call, unless the participant asks for less. Default 30,000.
     pub deadline_milliseconds: u64,
+    /// How long after a worker began participants of the worker before may come back, before they
+    /// count as gone. Default 120,000.
+    pub return_milliseconds: u64,
 }
 
 impl Default for Participants {
     fn default() -> Self {
-        Self { deadline_milliseconds: 30_000 }
+        Self { deadline_milliseconds: 30_000, return_milliseconds: 120_000 }
     }
 }
 

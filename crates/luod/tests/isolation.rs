@@ -118,6 +118,7 @@ fn a_process_of_another_user() {
         "too many connections" => too_many_connections(),
         "take back" => take_back(),
         "veto" => veto(),
+        "take the place" => take_the_place(),
         other => panic!("{other}"),
     }
 }
@@ -332,6 +333,13 @@ fn veto() {
     participant.veto(&call, "because I can").unwrap();
 }
 
+/// The place of a required participant that has not come back yet.
+fn take_the_place() {
+    let how = ParticipantOptions { options: options(), required: false, deadline: Some(PATIENCE) };
+    let reason = refused("EPERM", "the name", Participant::join("database", how).map(drop));
+    assert!(reason.contains("database"), "{reason}");
+}
+
 #[test]
 fn another_users_session_is_out_of_reach() {
     let Some(machine) = Machine::start("") else { return };
@@ -433,4 +441,18 @@ fn another_users_participant_cannot_stop_the_machine() {
     let report = manager.prepare().unwrap().expect("its report");
     assert!(report.left_out.iter().any(|failure| failure.reason.contains("because I can")));
     assert_good(child, "veto");
+}
+
+#[test]
+fn the_place_of_a_required_participant_is_kept_over_a_restart() {
+    let Some(machine) = Machine::start("") else { return };
+    let join = || {
+        let options = machine.luod.options();
+        let how = ParticipantOptions { options, required: true, deadline: Some(PATIENCE) };
+        Participant::join("database", how).unwrap()
+    };
+    let _away = join();
+    machine.luod.kill_worker();
+    machine.run(MALLORY, "take the place");
+    join();
 }

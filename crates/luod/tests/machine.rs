@@ -168,6 +168,39 @@ fn a_participant_that_dies_in_its_call_is_named() {
 }
 
 #[test]
+fn a_participant_that_does_not_come_back_to_the_next_worker_is_taken_out() {
+    let luod = Luod::start_with("[participants]\nreturn_milliseconds = 1");
+    // Nobody asks for its next call, so it does not connect again.
+    let _away = join(&luod, "away", true, PATIENCE);
+    luod.kill_worker();
+    luod.wait("it is taken out", || {
+        luod.manager().status().unwrap().subsystems.iter().all(|info| info.name != "away")
+    });
+    luod.manager().prepare().unwrap();
+}
+
+#[test]
+fn an_update_waits_for_a_participant_of_the_worker_before() {
+    let luod = Luod::start();
+    let mut away = join(&luod, "away", true, PATIENCE);
+    luod.kill_worker();
+    let error = luod.manager().prepare().unwrap_err();
+    assert_eq!(error.errno(), Some("ENOTCONN"));
+    assert!(error.to_string().contains("away"), "{error}");
+    // It comes back when it looks for its next call.
+    let answering = std::thread::spawn(move || {
+        while let Ok(Some(call)) = away.next_call(Some(PATIENCE)) {
+            away.agree(&call, 0).unwrap();
+            if call.phase == ParticipantPhase::Cancel {
+                break;
+            }
+        }
+    });
+    luod.wait("it is back", || luod.manager().rehearse().is_ok());
+    answering.join().unwrap();
+}
+
+#[test]
 fn an_optional_participant_that_fails_is_left_out() {
     let luod = Luod::start();
     let mut participant = join(&luod, "optional", false, PATIENCE);

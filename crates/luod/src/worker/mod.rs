@@ -144,6 +144,7 @@ pub async fn run(config: Config, start: Start) -> Result<Ended, WorkerError> {
     }
     tokio::task::spawn_local(Rc::clone(&host).expire());
     forget_requests(&host);
+    forget_participants(&host);
     crate::notify::ready();
     host.tell("upgrade", None, format!("luod {} serves", crate::version()));
     serve(&host, &mut events).await
@@ -231,6 +232,32 @@ fn forget_requests(host: &Rc<Host>) {
     tokio::task::spawn_local(async move {
         tokio::time::sleep(REPETITIONS).await;
         host.persisted.borrow_mut().forget_requests();
+    });
+}
+
+/// Participants of the worker before that do not come back have gone, like those whose connection
+/// ends: a required one would be in the way of every update for ever.
+fn forget_participants(host: &Rc<Host>) {
+    let host = Rc::clone(host);
+    let wait = Duration::from_millis(host.config.participants.return_milliseconds);
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(wait).await;
+        let _busy = host.busy_when_resumed().await;
+        let absent: Vec<String> = {
+            let (core, participants) = (host.core.borrow(), host.participants.borrow());
+            let remote = core.subsystems().filter(|info| info.remote);
+            remote
+                .map(|info| info.name.to_string())
+                .filter(|name| !participants.is_there(name))
+                .collect()
+        };
+        for name in absent {
+            if let Err(error) = host.core.borrow_mut().subsystem_gone(&name) {
+                tracing::debug!(%error, "a participant was not there any more");
+            }
+        }
+        host.pump();
+        host.commit();
     });
 }
 

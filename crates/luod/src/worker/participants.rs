@@ -99,7 +99,10 @@ impl Participants {
         else {
             return Err(Failure::new(
                 Errno::NotConn,
-                format!("participant {name} is not connected; start it, or make it optional"),
+                format!(
+                    "participant {name} has not come back since luod's worker was replaced; start \
+                     it, or wait until luod does without it (participants.return_milliseconds)"
+                ),
             ));
         };
         let asked = match phase {
@@ -143,6 +146,11 @@ impl Participants {
             },
         };
         Ok((CallId(answer.call), outcome))
+    }
+
+    /// Whether a participant of this name is connected.
+    pub(crate) fn is_there(&self, name: &str) -> bool {
+        self.all.values().any(|participant| participant.name == name)
     }
 
     /// Whether this call is still open.

@@ -456,6 +456,17 @@ impl ManagerService {
         {
             return Pending::Ready(Reply::refused_by_manager(refusal));
         }
+        // The place of a required participant of the worker before is not for everybody.
+        let required =
+            host.core.borrow().subsystems().any(|info| {
+                *info.name == *name && info.options.criticality == Criticality::Required
+            });
+        if required && !host.participants.borrow().is_there(&name) {
+            let what = format!("the name {name}, which is kept for a required participant,");
+            if let Err(refusal) = host.access.operator(peer, &what) {
+                return Pending::Ready(Reply::refused_by_manager(refusal));
+            }
+        }
         let options = SubsystemOptions { criticality, concurrent: true };
         let registered =
             host.core.borrow_mut().register_subsystem(&name, SubsystemKind::Remote, options);
