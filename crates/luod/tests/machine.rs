@@ -84,6 +84,30 @@ fn a_rehearsal_measures_every_part_and_changes_nothing() {
 }
 
 #[test]
+fn a_rehearsal_that_is_cut_short_leaves_the_machine_normal() {
+    let luod = Luod::start();
+    for last in [ParticipantPhase::Prepare, ParticipantPhase::Freeze, ParticipantPhase::Cancel] {
+        let mut participant = join(&luod, &format!("in-{last:?}"), false, PATIENCE);
+        let rehearsing = {
+            let manager = luod.manager();
+            std::thread::spawn(move || manager.rehearse())
+        };
+        loop {
+            let call = participant.next_call(Some(PATIENCE)).unwrap().expect("a call");
+            if call.phase == last {
+                break;
+            }
+            participant.agree(&call, 1).unwrap();
+        }
+        luod.kill_worker();
+        // The library may have asked for it again, of the next worker.
+        drop(participant);
+        let _ = rehearsing.join().unwrap();
+        assert_eq!(luod.manager().status().unwrap().state, State::Normal, "{last:?}");
+    }
+}
+
+#[test]
 fn a_participant_takes_part_and_its_data_comes_back() {
     let luod = Luod::start();
     let mut participant = join(&luod, "database", true, PATIENCE);

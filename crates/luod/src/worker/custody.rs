@@ -25,6 +25,8 @@ pub(crate) mod space {
     pub(crate) const SESSION: u8 = 3;
     /// A file's record and descriptor.
     pub(crate) const FILE: u8 = 4;
+    /// A note that a rehearsal goes on.
+    pub(crate) const REHEARSAL: u8 = 5;
 }
 
 /// Says when everything that was changed before it is kept.

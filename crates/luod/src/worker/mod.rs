@@ -20,6 +20,7 @@ mod participants;
 mod persist;
 mod records;
 mod refusal;
+mod rehearsal;
 mod restore;
 mod server;
 mod sessions;
@@ -222,8 +223,10 @@ impl Host {
         self.pump();
         // Clients find what they were told, not what is being undone.
         self.handlers_idle().await;
+        let undone = self.undo_rehearsal().await;
         self.note_unheld();
-        self.commit().await.map_err(|refusal| refusal.reason().to_owned())
+        let kept = self.commit().await;
+        undone.and(kept).map_err(|refusal| refusal.reason().to_owned())
     }
 }
 

@@ -152,7 +152,7 @@ impl ManagerService {
                     host.run(|core| core.finish(Scope::Machine, options)).await?.to_protocol()
                 })
             }
-            "Rehearse" => self.event("rehearse", rehearse),
+            "Rehearse" => self.event("rehearse", |host| async move { host.rehearse().await }),
             "Upgrade" => self.upgrade(call.parameters()?, descriptors),
             "GetHandover" => Pending::Ready(or_refused(self.handover())),
             "Watch" if call.more => self.watch(),
@@ -554,23 +554,6 @@ async fn depart(host: Rc<Host>) -> Result<Report, Refusal> {
     let report = event(Rc::clone(&host), Event::Depart).await?;
     host.upgrades.depart();
     Ok(report)
-}
-
-/// Prepares, freezes and cancels, and tells how long each part took.
-async fn rehearse(host: Rc<Host>) -> Result<Report, Refusal> {
-    let mut whole = event(Rc::clone(&host), Event::Prepare).await?;
-    let mut frozen = event(Rc::clone(&host), Event::Freeze).await?;
-    let mut cancelled = event(Rc::clone(&host), Event::Cancel).await?;
-    whole.timings.append(&mut frozen.timings);
-    whole.timings.append(&mut cancelled.timings);
-    whole.left_out.append(&mut frozen.left_out);
-    Ok(Report {
-        event: "rehearse".to_owned(),
-        state: cancelled.state,
-        microseconds: whole.microseconds + frozen.microseconds + cancelled.microseconds,
-        timings: whole.timings,
-        left_out: whole.left_out,
-    })
 }
 
 fn describe(
