@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use common::{Luod, PATIENCE, assert_connected, errno, pipe};
-use luo::{Manager, Options, Participant, ParticipantOptions, Session, Unclaimed};
+use luo::{Manager, Options, Participant, ParticipantOptions, Session, Unclaimed, Watch};
 
 /// What a process of another user is to do; see [`a_process_of_another_user`].
 const STEP: &str = "LUO_ISOLATION_STEP";
@@ -123,18 +123,22 @@ fn a_process_of_another_user() {
     }
 }
 
-/// The end of a session is told to whose it was, however it ended.
-fn watch_own() {
-    let manager = Manager::connect(options()).unwrap();
+/// A watch whose subscription stands: it does when its first event comes.
+fn standing_watch(manager: &Manager) -> Watch {
     let mut watch = manager.watch().unwrap();
-    let mut number = 0;
-    loop {
-        number += 1;
+    for number in 0.. {
         drop(Session::create_with(&format!("mine-{number}"), options()).unwrap());
         if watch.next_event(Some(Duration::from_millis(20))).unwrap().is_some() {
             break;
         }
     }
+    watch
+}
+
+/// The end of a session is told to whose it was, however it ended.
+fn watch_own() {
+    let manager = Manager::connect(options()).unwrap();
+    let mut watch = standing_watch(&manager);
     drop(Session::create_with("by-name", options()).unwrap());
     manager.release("by-name").unwrap();
     Session::create_with("by-itself", options()).unwrap().release().unwrap();
@@ -209,16 +213,8 @@ fn reach() {
 /// Sees what goes on until its own session's end, and nothing of others' sessions.
 fn watch() {
     let manager = Manager::connect(options()).unwrap();
-    let mut watch = manager.watch().unwrap();
-    let mut number = 0;
-    // The subscription stands when the first event comes; root waits for the session "standing".
-    loop {
-        number += 1;
-        drop(Session::create_with(&format!("mine-{number}"), options()).unwrap());
-        if watch.next_event(Some(Duration::from_millis(20))).unwrap().is_some() {
-            break;
-        }
-    }
+    let mut watch = standing_watch(&manager);
+    // Root waits for this session.
     let standing = Session::create_with("standing", options()).unwrap();
     // Root has done what it wanted to when it ends it.
     let mut seen = Vec::new();

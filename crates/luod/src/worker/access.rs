@@ -40,14 +40,23 @@ impl Access {
         peer.uid == owner.uid || self.is_operator(peer)
     }
 
+    /// Who may do everything, in words.
+    fn operators(self) -> String {
+        match self.own_uid {
+            0 => "root".to_owned(),
+            own_uid => format!("root and uid {own_uid}"),
+        }
+    }
+
     /// Refuses what is for operators alone.
     pub(crate) fn operator(self, peer: Peer, what: &str) -> Result<(), Refusal> {
         if self.is_operator(peer) {
             return Ok(());
         }
         let reason = format!(
-            "{what} is for root and uid {}, this is uid {}; run it as one of them",
-            self.own_uid, peer.uid
+            "{what} is for {} alone, this is uid {}; ask whoever operates luod",
+            self.operators(),
+            peer.uid
         );
         Err(Refusal::new(Errno::Perm, reason))
     }
@@ -63,9 +72,9 @@ impl Access {
             (_, Some(false)) | (false, None) => Ok(Criticality::Optional),
             (false, Some(true)) => {
                 let reason = format!(
-                    "a required participant can stop the machine's update, and is for root and \
-                     uid {}; take part as an optional one",
-                    self.own_uid
+                    "a required participant can stop the machine's update, and is for {}; take \
+                     part as an optional one",
+                    self.operators()
                 );
                 Err(Refusal::new(Errno::Perm, reason))
             }
@@ -112,6 +121,9 @@ mod tests {
         let refusal = access.operator(peer(1000), "prepare").unwrap_err();
         assert_eq!(refusal.errno(), "EPERM");
         assert!(refusal.reason().contains("1000"));
+        assert!(refusal.reason().contains("root and uid 7"), "{refusal:?}");
+        let refusal = Access { own_uid: 0 }.operator(peer(1000), "prepare").unwrap_err();
+        assert!(refusal.reason().contains("for root alone"), "{refusal:?}");
     }
 
     #[test]
