@@ -334,6 +334,9 @@ fn take_the_place() {
     let how = ParticipantOptions { options: options(), required: false, deadline: Some(PATIENCE) };
     let reason = refused("EPERM", "the name", Participant::join("database", how).map(drop));
     assert!(reason.contains("database"), "{reason}");
+    // The framework's own name is taken, as any name is.
+    let how = ParticipantOptions { options: options(), required: false, deadline: Some(PATIENCE) };
+    refused("EEXIST", "the name", Participant::join("files", how).map(drop));
 }
 
 #[test]

@@ -457,10 +457,9 @@ impl ManagerService {
             return Pending::Ready(Reply::refused_by_manager(refusal));
         }
         // The place of a required participant of the worker before is not for everybody.
-        let required =
-            host.core.borrow().subsystems().any(|info| {
-                *info.name == *name && info.options.criticality == Criticality::Required
-            });
+        let required = host.core.borrow().subsystems().any(|info| {
+            info.remote && info.options.criticality == Criticality::Required && *info.name == *name
+        });
         if required && !host.participants.borrow().is_there(&name) {
             let what = format!("the name {name}, which is kept for a required participant,");
             if let Err(refusal) = host.access.operator(peer, &what) {
