@@ -2,6 +2,7 @@
 //!
 //! - [`fdt`] writes and reads flattened device trees.
 //! - [`handover`] puts the two trees of a handover on top: the machine's and the files'.
+//! - [`arena`] is the format of a region that outlives the kernel.
 //! - [`record`] holds the fixed records: the daemon's state in its keeper, and handlers' records.
 //!
 //! The contract is `docs/abi.md`; a test compares its tables with this code.
@@ -13,6 +14,10 @@
 
 extern crate alloc;
 
+#[macro_use]
+mod layout;
+
+pub mod arena;
 pub mod fdt;
 pub mod handover;
 pub mod keeper;

@@ -228,4 +228,4 @@ fn put_handles(out: &mut Vec<u8>, handles: &[u64]) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,36 +3,10 @@
 //! Invariants: every struct is free of padding and of alignment, so that its layout is the order
 //! of its fields; a layout is never changed, a new one gets a new version.
 
-use zerocopy::{
-    FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
-    little_endian::{U16, U32, U64},
-};
+use zerocopy::little_endian::{U16, U32, U64};
 
 /// The size of the version's text at the beginning of each record of the daemon.
 pub(super) const VERSION_SIZE: usize = 24;
-
-macro_rules! layout {
-    ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty,)* })*) => {
-        $(
-            $(#[$doc])*
-            #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
-            #[repr(C)]
-            pub(super) struct $name { $(pub(super) $field: $type,)* }
-
-            #[cfg(test)]
-            impl $name {
-                /// Each field's offset, size and name.
-                pub(super) fn fields() -> alloc::vec::Vec<(usize, usize, &'static str)> {
-                    alloc::vec![$((
-                        core::mem::offset_of!($name, $field),
-                        size_of::<$type>(),
-                        stringify!($field),
-                    ),)*]
-                }
-            }
-        )*
-    };
-}
 
 layout! {
     /// What every record of the daemon begins with.

@@ -489,7 +489,7 @@ fn a_memory_file_that_cannot_be_encoded_says_why() {
 }
 
 /// The tables of `docs/abi.md` under the heading `heading`, each row's offset, size and field.
-fn documented(page: &str, heading: &str, table: usize) -> Vec<(usize, usize, String)> {
+pub(crate) fn documented(page: &str, heading: &str, table: usize) -> Vec<(usize, usize, String)> {
     let section = page.split(heading).nth(1).expect("the page has that heading");
     let mut tables: Vec<Vec<(usize, usize, String)>> = Vec::new();
     let mut in_table = false;
