@@ -315,11 +315,8 @@ fn check_pieces(
     let (mut end, mut chunks, mut next_chunk) = (0, 0, 0);
     for (index, raw) in extents.iter().enumerate() {
         let at = first + index * size_of::<raw::Extent>();
-        let piece = Placed {
-            logical: raw.logical.get(),
-            offset: raw.offset.get(),
-            len: raw.length.get(),
-        };
+        let piece =
+            Placed { logical: raw.logical.get(), offset: raw.offset.get(), len: raw.length.get() };
         let wrong = || Error::Piece.at(at);
         if piece.len == 0
             || !piece.logical.is_multiple_of(BLOCK)

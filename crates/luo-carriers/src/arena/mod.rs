@@ -1,12 +1,53 @@
 //! The arena: a region that outlives the kernel, and what is kept in it.
 //!
 //! On persistent memory it survives a kexec of any kernel; on an ordinary file it survives a power
-//! cycle.
+//! cycle. The format is in [`luo_abi::arena`].
 //!
 //! | module | its job |
 //! | --- | --- |
-//! | [`copy`] | memory files into a medium and back, only what changed |
 //! | [`medium`] | where the bytes are: reads, writes and flushes, nothing else |
+//! | [`file`] | a medium that is a file or a block device |
+//! | [`space`] | which bytes are free, and whose the others are |
+//! | [`view`] | what an arena holds, read and validated whole; `info`, `check` and `dump` |
+//! | [`store`] | an arena in use: objects come and go |
+//! | [`switch`] | commit and retire: one atomic step from one handover to the next |
+//! | [`copy`] | memory files into the arena and back |
+//! | [`carrier`] | all that as a [`Carrier`](luo_core::Carrier) |
 
+pub mod carrier;
 pub mod copy;
+pub mod file;
 pub mod medium;
+mod object;
+pub mod space;
+pub mod store;
+pub mod switch;
+pub mod view;
+
+pub use carrier::ArenaCarrier;
+pub use file::{Access, FileMedium, machine_id};
+pub use medium::{Extent, Medium};
+pub use store::Arena;
+pub use view::View;
+
+use luo_abi::arena::ArenaError;
+use luo_core::{Errno, Failure};
+
+#[cfg(test)]
+mod crash;
+
+fn io_failure(error: std::io::Error, what: &str) -> Failure {
+    let errno = error.raw_os_error().map_or(Errno::Io, Errno::from_raw);
+    Failure::new(errno, format!("{what}: {error}")).because(error)
+}
+
+/// A region that is no arena which can be used here, as a failure; the cause is the error.
+#[must_use]
+pub fn refused(error: ArenaError) -> Failure {
+    let errno = match error {
+        ArenaError::Version { .. } => Errno::OpNotSupp,
+        ArenaError::OtherMachine { .. } => Errno::Perm,
+        _ => Errno::Inval,
+    };
+    Failure::new(errno, error.to_string()).because(error)
+}
