@@ -1,0 +1,122 @@
+//! Every write and every flush of a round fails, once or from then on.
+
+use super::medium::Fault;
+use super::*;
+
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+
+/// A life after some rounds, always the same.
+fn life(seed: u64) -> (Life, State) {
+    let mut life = Life::begin(seed);
+    let mut standing = State::default();
+    for _ in 0..3 {
+        life.work().unwrap();
+        standing = life.end().unwrap();
+    }
+    life.recorder.take_log();
+    (life, standing)
+}
+
+/// One round, in which an operation may fail.
+fn round(life: &mut Life, random: &mut Random) -> (Result<(), Failure>, State) {
+    life.random = Random::new(random.next());
+    let handover = b"the next".to_vec();
+    let result = life.work().and_then(|()| life.arena.commit(&handover));
+    (result, State { handover: Some(handover), objects: life.live.objects.clone() })
+}
+
+#[test]
+fn when_a_write_or_flush_fails_the_old_state_stands_and_the_arena_is_of_use() {
+    let (mut failed, mut in_doubt) = (0, 0);
+    for seed in 1..12_u64 {
+        let count = {
+            let (mut life, _) = life(seed);
+            life.recorder.set_fault(None);
+            let (result, _) = round(&mut life, &mut Random::new(seed));
+            result.unwrap();
+            life.recorder.count()
+        };
+        for at in 0..count {
+            for (forever, errno) in [(false, EIO), (false, ENOSPC), (true, EIO)] {
+                let what = format!("seed {seed}, operation {at}, forever: {forever}");
+                let (mut life, old) = life(seed);
+                let before = life.recorder.image();
+                life.recorder.set_fault(Some(Fault { at, forever, errno }));
+                let (result, new) = round(&mut life, &mut Random::new(seed));
+                life.recorder.set_fault(None);
+                let log = life.recorder.take_log();
+                let mut random = Random::new(seed * 1000 + at as u64);
+                // What stands after the error is certain, unless the medium has failed for good.
+                let certain = !forever;
+                let stands = if result.is_ok() { &new } else { &old };
+                if certain {
+                    assert_eq!(read(&*life.recorder).unwrap(), *stands, "{what}");
+                }
+                for _ in 0..4 {
+                    let image = after_crash(&before, &log, log.len(), &mut random);
+                    let state = read(&Recorder::new(image))
+                        .unwrap_or_else(|error| panic!("{what}: {error}"));
+                    assert!(
+                        state == *stands || !certain && (state == old || state == new),
+                        "{what}: {:?} of {} objects stands",
+                        state.handover.map(|handover| handover.len()),
+                        state.objects.len(),
+                    );
+                }
+                if let Err(failure) = &result {
+                    failed += 1;
+                    let expected = if errno == EIO { Errno::Io } else { Errno::NoSpc };
+                    assert_eq!(failure.errno(), expected, "{what}: {failure}");
+                    in_doubt += usize::from(failure.reason().contains("whether it holds"));
+                }
+                use_again(life, before, log, &[&old, &new], &mut random, &what);
+            }
+        }
+    }
+    assert!(failed > 100, "{failed} rounds failed");
+    assert!(in_doubt > 0, "a medium that fails for good leaves a doubt");
+}
+
+/// What can no longer be trusted goes, and something new is committed; a crash at any point of
+/// that leaves what stood before, or the new.
+fn use_again(
+    mut life: Life,
+    before: Vec<u8>,
+    mut log: Vec<medium::Op>,
+    stood: &[&State],
+    random: &mut Random,
+    what: &str,
+) {
+    let handles: Vec<u64> = life.live.objects.keys().copied().collect();
+    handles.into_iter().for_each(|handle| life.remove(handle));
+    // What was kept by the call that failed is unknown here, and gone.
+    let bytes = random.bytes(30_000);
+    let handle = life.arena.put_bytes(&bytes).unwrap_or_else(|error| panic!("{what}: {error}"));
+    life.arena.commit(b"after").unwrap_or_else(|error| panic!("{what}: {error}"));
+    let after = read(&*life.recorder).unwrap();
+    assert_eq!(after.handover.as_deref(), Some(&b"after"[..]), "{what}");
+    assert_eq!(after.objects.get(&handle.0), Some(&bytes), "{what}");
+    let from = log.len();
+    log.extend(life.recorder.take_log());
+    for done in from..=log.len() {
+        let image = after_crash(&before, &log, done, random);
+        let state =
+            read(&Recorder::new(image)).unwrap_or_else(|error| panic!("{what}, again: {error}"));
+        let expected = state == after || stood.contains(&&state);
+        assert!(expected, "{what}, again: {done} of {}", log.len());
+        assert!(done < log.len() || state == after, "{what}, again: it was done");
+    }
+}
+
+#[test]
+fn an_arena_that_cannot_be_mended_is_not_opened() {
+    let (life, standing) = life(4);
+    let mut image = life.recorder.image();
+    image[100] ^= 1;
+    let recorder = Arc::new(Recorder::new(image.clone()));
+    recorder.set_fault(Some(Fault { at: 0, forever: true, errno: EIO }));
+    let error = Arena::open(Arc::clone(&recorder) as Arc<dyn Medium>, MACHINE).unwrap_err();
+    assert_eq!(error.errno(), Errno::Io);
+    assert_eq!(read(&Recorder::new(image)).unwrap(), standing, "and nothing is lost");
+}

@@ -1,0 +1,186 @@
+//! A medium that records what is done to it, fails when it is told to, and shows what may be left
+//! of it after a loss of power.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::{Mutex, MutexGuard};
+
+use super::super::medium::{Extent, Medium};
+use super::Random;
+
+/// What was done.
+#[derive(Debug, Clone)]
+pub(super) enum Op {
+    Write {
+        offset: usize,
+        bytes: Vec<u8>,
+    },
+    Flush,
+    /// Nobody knows what of the writes since the last flush is there, and no later flush changes
+    /// that.
+    FailedFlush,
+}
+
+/// Which operations fail.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fault {
+    /// The number of the first one that fails, counted from when the fault was set.
+    pub(super) at: usize,
+    /// And all after it.
+    pub(super) forever: bool,
+    pub(super) errno: i32,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    image: Vec<u8>,
+    log: Vec<Op>,
+    fault: Option<Fault>,
+    count: usize,
+}
+
+/// The medium.
+#[derive(Debug)]
+pub(super) struct Recorder(Mutex<Inner>);
+
+impl Recorder {
+    pub(super) fn new(image: Vec<u8>) -> Self {
+        Self(Mutex::new(Inner { image, ..Inner::default() }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap()
+    }
+
+    /// What everybody sees who does not lose power.
+    pub(super) fn image(&self) -> Vec<u8> {
+        self.lock().image.clone()
+    }
+
+    /// What was done since the last time this was asked.
+    pub(super) fn take_log(&self) -> Vec<Op> {
+        std::mem::take(&mut self.lock().log)
+    }
+
+    pub(super) fn set_fault(&self, fault: Option<Fault>) {
+        let mut inner = self.lock();
+        inner.fault = fault;
+        inner.count = 0;
+    }
+
+    /// How many operations there were since the fault was set.
+    pub(super) fn count(&self) -> usize {
+        self.lock().count
+    }
+}
+
+impl Inner {
+    fn step(&mut self) -> io::Result<()> {
+        let number = self.count;
+        self.count += 1;
+        match self.fault {
+            Some(fault) if number == fault.at || fault.forever && number > fault.at => {
+                Err(io::Error::from_raw_os_error(fault.errno))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Medium for Recorder {
+    fn size(&self) -> u64 {
+        self.lock().image.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let inner = self.lock();
+        let range = offset as usize..offset as usize + buffer.len();
+        buffer.copy_from_slice(inner.image.get(range).ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut inner = self.lock();
+        let result = inner.step();
+        let offset = offset as usize;
+        // One that fails may have been done, or a part of it.
+        inner.log.push(Op::Write { offset, bytes: bytes.to_vec() });
+        let len = if result.is_ok() { bytes.len() } else { bytes.len() / 2 };
+        inner.image[offset..offset + len].copy_from_slice(&bytes[..len]);
+        result
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let mut inner = self.lock();
+        let result = inner.step();
+        inner.log.push(if result.is_ok() { Op::Flush } else { Op::FailedFlush });
+        result
+    }
+
+    fn discard(&self, _: Extent) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn file(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+/// Applies a write as power may cut it.
+fn tear(image: &mut [u8], offset: usize, bytes: &[u8], random: &mut Random) {
+    let piece = match random.below(4) {
+        0 => 8,
+        1 => 4096,
+        _ => bytes.len(),
+    };
+    let whole = piece == bytes.len();
+    let cut = random.below(3);
+    let keep = random.below(bytes.len().div_ceil(piece.max(1)) + 1);
+    for (number, part) in bytes.chunks(piece.max(1)).enumerate() {
+        let there = match cut {
+            _ if whole => true,
+            0 => number < keep,
+            1 => number >= keep,
+            _ => random.below(2) == 0,
+        };
+        if there {
+            let at = offset + number * piece;
+            image[at..at + part.len()].copy_from_slice(part);
+        }
+    }
+}
+
+/// Applies some of the pending writes, in any order, and forgets all of them.
+fn lose(image: &mut [u8], pending: &mut Vec<(usize, &[u8])>, random: &mut Random) {
+    // Sometimes all of them, sometimes in their order.
+    if random.below(2) == 0 {
+        for at in (1..pending.len()).rev() {
+            pending.swap(at, random.below(at + 1));
+        }
+    }
+    let all = random.below(3) == 0;
+    for (offset, bytes) in pending.drain(..) {
+        if all || random.below(2) == 0 {
+            tear(image, offset, bytes, random);
+        }
+    }
+}
+
+/// What may be left of `before` when power fails after the first `done` of these operations.
+pub(super) fn after_crash(before: &[u8], log: &[Op], done: usize, random: &mut Random) -> Vec<u8> {
+    let mut image = before.to_vec();
+    let mut pending: Vec<(usize, &[u8])> = Vec::new();
+    for op in &log[..done] {
+        match op {
+            Op::Write { offset, bytes } => pending.push((*offset, bytes)),
+            Op::Flush => {
+                for (offset, bytes) in pending.drain(..) {
+                    image[offset..offset + bytes.len()].copy_from_slice(bytes);
+                }
+            }
+            Op::FailedFlush => lose(&mut image, &mut pending, random),
+        }
+    }
+    lose(&mut image, &mut pending, random);
+    image
+}
