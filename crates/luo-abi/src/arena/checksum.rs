@@ -28,6 +28,7 @@ const fn tables() -> [[u64; 256]; 8] {
     tables
 }
 
+#[inline(always)]
 const fn entry(table: usize, byte: u8) -> u64 {
     TABLES[table][byte as usize]
 }

@@ -29,6 +29,7 @@ fn round(life: &mut Life, random: &mut Random) -> (Result<(), Failure>, State) {
 #[test]
 fn when_a_write_or_flush_fails_the_old_state_stands_and_the_arena_is_of_use() {
     let (mut failed, mut in_doubt) = (0, 0);
+    let mut scene = Scene::new();
     for seed in 1..12_u64 {
         let count = {
             let (mut life, _) = life(seed);
@@ -54,9 +55,8 @@ fn when_a_write_or_flush_fails_the_old_state_stands_and_the_arena_is_of_use() {
                     assert_eq!(read(&*life.recorder).unwrap(), *stands, "{what}");
                 }
                 for _ in 0..4 {
-                    let image = after_crash(&before, &log, log.len(), &mut random);
-                    let state = read(&Recorder::new(image))
-                        .unwrap_or_else(|error| panic!("{what}: {error}"));
+                    let left = scene.crash(&before, &log, log.len(), &mut random);
+                    let state = read(left).unwrap_or_else(|error| panic!("{what}: {error}"));
                     assert!(
                         state == *stands || !certain && (state == old || state == new),
                         "{what}: {:?} of {} objects stands",
@@ -70,7 +70,8 @@ fn when_a_write_or_flush_fails_the_old_state_stands_and_the_arena_is_of_use() {
                     assert_eq!(failure.errno(), expected, "{what}: {failure}");
                     in_doubt += usize::from(failure.reason().contains("whether it holds"));
                 }
-                use_again(life, before, log, &[&old, &new], &mut random, &what);
+                let again = Again { scene: &mut scene, random: &mut random, what: &what };
+                again.use_it(life, &before, log, &[&old, &new]);
             }
         }
     }
@@ -80,32 +81,33 @@ fn when_a_write_or_flush_fails_the_old_state_stands_and_the_arena_is_of_use() {
 
 /// What can no longer be trusted goes, and something new is committed; a crash at any point of
 /// that leaves what stood before, or the new.
-fn use_again(
-    mut life: Life,
-    before: Vec<u8>,
-    mut log: Vec<medium::Op>,
-    stood: &[&State],
-    random: &mut Random,
-    what: &str,
-) {
-    let handles: Vec<u64> = life.live.objects.keys().copied().collect();
-    handles.into_iter().for_each(|handle| life.remove(handle));
-    // What was kept by the call that failed is unknown here, and gone.
-    let bytes = random.bytes(30_000);
-    let handle = life.arena.put_bytes(&bytes).unwrap_or_else(|error| panic!("{what}: {error}"));
-    life.arena.commit(b"after").unwrap_or_else(|error| panic!("{what}: {error}"));
-    let after = read(&*life.recorder).unwrap();
-    assert_eq!(after.handover.as_deref(), Some(&b"after"[..]), "{what}");
-    assert_eq!(after.objects.get(&handle.0), Some(&bytes), "{what}");
-    let from = log.len();
-    log.extend(life.recorder.take_log());
-    for done in from..=log.len() {
-        let image = after_crash(&before, &log, done, random);
-        let state =
-            read(&Recorder::new(image)).unwrap_or_else(|error| panic!("{what}, again: {error}"));
-        let expected = state == after || stood.contains(&&state);
-        assert!(expected, "{what}, again: {done} of {}", log.len());
-        assert!(done < log.len() || state == after, "{what}, again: it was done");
+struct Again<'a> {
+    scene: &'a mut Scene,
+    random: &'a mut Random,
+    what: &'a str,
+}
+
+impl Again<'_> {
+    fn use_it(self, mut life: Life, before: &[u8], mut log: Vec<Op>, stood: &[&State]) {
+        let Self { scene, random, what } = self;
+        let handles: Vec<u64> = life.live.objects.keys().copied().collect();
+        handles.into_iter().for_each(|handle| life.remove(handle));
+        // What was kept by the call that failed is unknown here, and gone.
+        let bytes = random.bytes(30_000);
+        let handle = life.arena.put_bytes(&bytes).unwrap_or_else(|error| panic!("{what}: {error}"));
+        life.arena.commit(b"after").unwrap_or_else(|error| panic!("{what}: {error}"));
+        let after = read(&*life.recorder).unwrap();
+        assert_eq!(after.handover.as_deref(), Some(&b"after"[..]), "{what}");
+        assert_eq!(after.objects.get(&handle.0), Some(&bytes), "{what}");
+        let from = log.len();
+        log.extend(life.recorder.take_log());
+        for done in from..=log.len() {
+            let left = scene.crash(before, &log, done, random);
+            let state = read(left).unwrap_or_else(|error| panic!("{what}, again: {error}"));
+            let expected = state == after || stood.contains(&&state);
+            assert!(expected, "{what}, again: {done} of {}", log.len());
+            assert!(done < log.len() || state == after, "{what}, again: it was done");
+        }
     }
 }
 

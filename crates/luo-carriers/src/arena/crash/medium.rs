@@ -57,6 +57,14 @@ impl Recorder {
         self.lock().image.clone()
     }
 
+    /// Another medium of the same size, which takes less time than a new one.
+    pub(super) fn reset(&self, image: &[u8]) {
+        let mut inner = self.lock();
+        inner.image.copy_from_slice(image);
+        inner.log.clear();
+        inner.fault = None;
+    }
+
     /// What was done since the last time this was asked.
     pub(super) fn take_log(&self) -> Vec<Op> {
         std::mem::take(&mut self.lock().log)
@@ -166,9 +174,17 @@ fn lose(image: &mut [u8], pending: &mut Vec<(usize, &[u8])>, random: &mut Random
     }
 }
 
-/// What may be left of `before` when power fails after the first `done` of these operations.
-pub(super) fn after_crash(before: &[u8], log: &[Op], done: usize, random: &mut Random) -> Vec<u8> {
-    let mut image = before.to_vec();
+/// What may be left of `before` when power fails after the first `done` of these operations, in
+/// `image`, whose memory is used again.
+pub(super) fn after_crash(
+    image: &mut Vec<u8>,
+    before: &[u8],
+    log: &[Op],
+    done: usize,
+    random: &mut Random,
+) {
+    image.clear();
+    image.extend_from_slice(before);
     let mut pending: Vec<(usize, &[u8])> = Vec::new();
     for op in &log[..done] {
         match op {
@@ -178,9 +194,8 @@ pub(super) fn after_crash(before: &[u8], log: &[Op], done: usize, random: &mut R
                     image[offset..offset + bytes.len()].copy_from_slice(bytes);
                 }
             }
-            Op::FailedFlush => lose(&mut image, &mut pending, random),
+            Op::FailedFlush => lose(image, &mut pending, random),
         }
     }
-    lose(&mut image, &mut pending, random);
-    image
+    lose(image, &mut pending, random);
 }

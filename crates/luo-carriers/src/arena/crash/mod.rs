@@ -238,15 +238,35 @@ fn number(name: &str, default: u64) -> u64 {
     }
 }
 
+/// What is reused from crash to crash, since memory that the kernel has to clear takes longer than
+/// all that is done with it.
+struct Scene {
+    image: Vec<u8>,
+    recorder: Arc<Recorder>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self { image: Vec::new(), recorder: Arc::new(Recorder::new(vec![0; SIZE])) }
+    }
+
+    /// Power fails after the first `done` operations; what is left is on the medium.
+    fn crash(&mut self, before: &[u8], log: &[Op], done: usize, random: &mut Random) -> &Recorder {
+        after_crash(&mut self.image, before, log, done, random);
+        self.recorder.reset(&self.image);
+        &self.recorder
+    }
+}
+
 /// Plays crashes at the points of a round. Each leaves one of the two states.
 fn crash(
-    before: &[u8],
-    log: &[Op],
-    old: &State,
-    new: &State,
+    scenes: &mut [Scene; 2],
+    (before, log): (&[u8], &[Op]),
+    (old, new): (&State, &State),
     random: &mut Random,
     what: &str,
 ) -> usize {
+    let [scene, other] = scenes;
     let mut seen_old = 0;
     for number in 0..CRASHES {
         // The beginning and the end of the round are always among them.
@@ -257,38 +277,36 @@ fn crash(
             _ if random.below(2) == 0 => log.len() - random.below(log.len().min(8) + 1),
             _ => random.below(log.len() + 1),
         };
-        let image = after_crash(before, log, done, random);
-        let recorder = Recorder::new(image.clone());
-        let state = read(&recorder).unwrap_or_else(|error| panic!("{what}, after {done}: {error}"));
+        let left = scene.crash(before, log, done, random);
+        let state = read(left).unwrap_or_else(|error| panic!("{what}, after {done}: {error}"));
         assert!(state == *old || state == *new, "{what}, after {done}: neither old nor new");
         assert!(done > 0 || state == *old, "{what}: nothing was done yet");
         assert!(done < log.len() || state == *new, "{what}: it was done");
         seen_old += usize::from(state == *old);
         if random.below(3) == 0 {
-            recover(image, &state, random, what);
+            recover(scene, other, &state, random, what);
         }
     }
     seen_old
 }
 
 /// Opens what a crash has left. Power fails again while that is done, and later once more.
-fn recover(image: Vec<u8>, state: &State, random: &mut Random, what: &str) {
-    let recorder = Arc::new(Recorder::new(image.clone()));
+fn recover(scene: &mut Scene, other: &mut Scene, state: &State, random: &mut Random, what: &str) {
+    let recorder = Arc::clone(&scene.recorder);
     let arena = Arena::open(Arc::clone(&recorder) as Arc<dyn Medium>, MACHINE).unwrap();
     assert_eq!(arena.found(), state.handover.as_deref());
-    let opened = recorder.take_log();
-    let done = random.below(opened.len() + 1);
-    let again = Recorder::new(after_crash(&image, &opened, done, random));
-    assert_eq!(read(&again).unwrap(), *state, "{what}: a crash while it was opened");
+    let mut log = recorder.take_log();
+    let done = random.below(log.len() + 1);
+    let left = other.crash(&scene.image, &log, done, random);
+    assert_eq!(read(left).unwrap(), *state, "{what}: a crash while it was opened");
     // It is of use: everything that is free can be written over, and the state stands.
-    let image = recorder.image();
     let fill = (arena.free() as usize).min(200_000);
     if fill > 150_000 {
         arena.put_bytes(&random.bytes(fill - 150_000)).unwrap();
     }
-    let log = recorder.take_log();
-    let again = Recorder::new(after_crash(&image, &log, log.len(), random));
-    assert_eq!(read(&again).unwrap(), *state, "{what}: a crash after a crash");
+    log.extend(recorder.take_log());
+    let left = other.crash(&scene.image, &log, log.len(), random);
+    assert_eq!(read(left).unwrap(), *state, "{what}: a crash after a crash");
     if arena.commit(b"next").is_ok() {
         assert_eq!(read(&*recorder).unwrap().handover.unwrap(), b"next");
     }
@@ -299,6 +317,7 @@ fn after_a_loss_of_power_the_old_or_the_new_state_is_there_whole() {
     let replays = number("LUO_CRASH_REPLAYS", 10_000) as usize;
     let first = number("LUO_CRASH_SEED", 1);
     let (mut played, mut seen_old, mut seed) = (0, 0, first);
+    let mut scenes = [Scene::new(), Scene::new()];
     while played < replays {
         let mut life = Life::begin(seed);
         let mut standing = State::default();
@@ -313,7 +332,8 @@ fn after_a_loss_of_power_the_old_or_the_new_state_is_there_whole() {
                 continue;
             }
             let mut random = Random::new(seed * 1000 + round);
-            seen_old += crash(&before, &log, &standing, &new, &mut random, &what);
+            let states = (&standing, &new);
+            seen_old += crash(&mut scenes, (&before, &log), states, &mut random, &what);
             played += CRASHES;
             standing = new;
             if random.below(4) == 0 {
@@ -343,10 +363,11 @@ fn a_crash_while_an_arena_is_created_leaves_none_or_an_empty_one() {
         Arena::create(Arc::clone(&recorder) as Arc<dyn Medium>, MACHINE, old.is_some()).unwrap();
         let log = recorder.take_log();
         let mut seen = [0, 0, 0];
+        let mut scene = Scene::new();
         for number in 0..500 {
             let done = number % (log.len() + 1);
-            let image = after_crash(&before, &log, done, &mut random);
-            let recorder = Arc::new(Recorder::new(image));
+            scene.crash(&before, &log, done, &mut random);
+            let recorder = Arc::clone(&scene.recorder);
             match (read(&*recorder), &old) {
                 (Ok(state), _) if state == State::default() => seen[0] += 1,
                 (Ok(state), Some(old)) if state == *old => seen[1] += 1,
