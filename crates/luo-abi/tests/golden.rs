@@ -161,3 +161,51 @@ fn memfd_v1() {
     assert_eq!(record.encode().unwrap(), golden);
     assert_eq!(MemfdRecord::decode(golden), Ok(record));
 }
+
+#[test]
+fn arena_v1() {
+    use luo_abi::arena::{
+        Catalogue, CataloguePlace, Kind, Object, Placed, Superblock, checksum, find, handle,
+    };
+    let golden = include_bytes!("golden/arena-v1.bin");
+    let object = |number, kind, len, pieces: &[Placed], sums: &[u64]| Object {
+        handle: handle(number),
+        kind,
+        len,
+        pieces: pieces.to_vec().into(),
+        sums: sums.to_vec().into(),
+    };
+    let piece = |logical, offset, len| Placed { logical, offset, len };
+    let objects = vec![
+        object(
+            1,
+            Kind::Memory,
+            200_001,
+            &[piece(4096, 0x10000, 8192), piece(196_608, 0x20000, 4096)],
+            &[0x0123_4567_89ab_cdef, 2],
+        ),
+        object(2, Kind::Bytes, 5000, &[piece(0, 0x40000, 4096), piece(4096, 0x50000, 904)], &[3]),
+        object(4, Kind::Inline(b"the handover"[..].to_owned().into()), 12, &[], &[]),
+    ];
+    let bytes = Catalogue::encode([1; 16], 42, objects.iter());
+    let superblock = Superblock {
+        arena: [1; 16],
+        machine: [2; 16],
+        generation: 42,
+        size: 1 << 20,
+        written: 1_800_000_000,
+        next_handle: 5,
+        catalogue: Some(CataloguePlace {
+            offset: 8192,
+            len: bytes.len() as u64,
+            checksum: checksum(&bytes),
+            handover: handle(4),
+        }),
+    };
+    let block = superblock.encode();
+    let written = [&block[..], &block[..], &bytes[..]].concat();
+    assert!(written == golden);
+    let found = find(&golden[..4096], &golden[4096..8192], 1 << 20, Some(&[2; 16])).unwrap();
+    assert_eq!((found.superblock, found.place, found.mirrored), (superblock, 0, true));
+    assert_eq!(Catalogue::decode(&golden[8192..], &superblock).unwrap().objects, objects);
+}

@@ -29,6 +29,8 @@ pub(super) struct Fault {
     /// And all after it.
     pub(super) forever: bool,
     pub(super) errno: i32,
+    /// Half of a write that fails is done.
+    pub(super) torn: bool,
 }
 
 #[derive(Debug, Default)]
@@ -113,7 +115,11 @@ impl Medium for Recorder {
         let offset = offset as usize;
         // One that fails may have been done, or a part of it.
         inner.log.push(Op::Write { offset, bytes: bytes.to_vec() });
-        let len = if result.is_ok() { bytes.len() } else { bytes.len() / 2 };
+        let len = match (&result, inner.fault) {
+            (Err(_), Some(Fault { torn: true, .. })) => bytes.len() / 2,
+            (Err(_), _) => 0,
+            (Ok(()), _) => bytes.len(),
+        };
         inner.image[offset..offset + len].copy_from_slice(&bytes[..len]);
         result
     }
