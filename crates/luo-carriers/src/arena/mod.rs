@@ -5,6 +5,8 @@
 //!
 //! | module | its job |
 //! | --- | --- |
+//! | [`copy`] | memory files into a medium and back, only what changed |
 //! | [`medium`] | where the bytes are: reads, writes and flushes, nothing else |
 
+pub mod copy;
 pub mod medium;
