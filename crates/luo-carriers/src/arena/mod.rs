@@ -11,7 +11,6 @@
 //! | [`view`] | what an arena holds, read and validated whole; `info`, `check` and `dump` |
 //! | [`store`] | an arena in use: objects come and go |
 //! | [`switch`] | commit and retire: one atomic step from one handover to the next |
-//! | [`copy`] | memory files into the arena and back |
 //! | [`carrier`] | all that as a [`Carrier`](luo_core::Carrier) |
 
 pub mod carrier;
