@@ -3,10 +3,11 @@
 //! | `compatible` | takes | needs of the carrier |
 //! | --- | --- | --- |
 //! | [`live-v1`](LiveHandler) | any open file | live descriptors |
+//! | [`record-v1`](RecordHandler) | small sealed memfds: a service's own bytes | bytes |
 //! | [`memfd-v1`](MemfdHandler) | memfds | memory, bytes |
 //!
-//! Where both could take a file, the one that was registered first does: `live-v1` keeps more of
-//! it, `memfd-v1` keeps it farther.
+//! Where several could take a file, the one that was registered first does, in the order of this
+//! table: `live-v1` keeps more of it, the others keep it farther.
 //!
 //! Invariants: a handler has no state of its own between two calls, so it does not matter whether
 //! the process that freezes is the one that prepared; what it cannot keep whole it refuses with a
@@ -14,6 +15,8 @@
 
 mod live;
 mod memfd;
+mod record;
 
 pub use live::{LIVE_COMPATIBLE, LiveHandler};
 pub use memfd::MemfdHandler;
+pub use record::{RECORD_COMPATIBLE, RECORD_MAX, RecordHandler};

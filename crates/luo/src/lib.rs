@@ -110,6 +110,7 @@ mod manager;
 mod options;
 mod participant;
 pub mod protocol;
+mod record;
 mod request;
 mod session;
 #[cfg(feature = "tokio")]
@@ -123,6 +124,7 @@ pub use manager::{Manager, Watch};
 pub use options::{DEFAULT_DEADLINE, Options, ParticipantOptions};
 pub use participant::Participant;
 pub use protocol::{OnClose, Policy, State, Unclaimed};
+pub use record::Record;
 pub use session::Session;
 
 /// The examples of the pages for authors of services are compiled. (The attributes of blocks that
