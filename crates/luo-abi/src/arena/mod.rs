@@ -26,7 +26,7 @@ use crate::keeper::key;
 pub use catalogue::{Catalogue, Kind, Object, Placed, encoded_len};
 pub use checksum::checksum;
 pub use error::{ArenaError, CatalogueError, Damage};
-pub use superblock::{CataloguePlace, Found, Superblock, Unusable, find};
+pub use superblock::{CataloguePlace, Found, NO_MACHINE, Superblock, Unusable, find};
 
 /// What a superblock begins with.
 pub const MAGIC: [u8; 8] = *b"luoarena";

@@ -39,12 +39,15 @@ pub struct CataloguePlace {
     pub handover: u64,
 }
 
+/// Of an arena that was made on a machine without an identity: any machine may use it.
+pub const NO_MACHINE: [u8; 16] = [0; 16];
+
 /// A superblock: what there is to know of an arena.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Superblock {
     /// Which arena it is; given when it was created.
     pub arena: [u8; 16],
-    /// The machine it belongs to, as `/etc/machine-id` says.
+    /// The machine it belongs to, as `/etc/machine-id` says, or [`NO_MACHINE`].
     pub machine: [u8; 16],
     /// Grows with every change of the arena; never zero.
     pub generation: u64,
@@ -223,6 +226,7 @@ pub fn find(
         }
     };
     if let Some(ours) = ours
+        && superblock.machine != NO_MACHINE
         && superblock.machine != *ours
     {
         return Err(ArenaError::OtherMachine { found: superblock.machine, ours: *ours });

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use luo_abi::arena::NO_MACHINE;
 use luo_core::{Errno, Failure, Reach};
 use rustix::fs::{
     AtFlags, FallocateFlags, FlockOperation, OFlags, StatxAttributes, StatxFlags, fallocate, flock,
@@ -261,17 +262,28 @@ impl Medium for FileMedium {
     }
 }
 
-/// This machine, as `/etc/machine-id` says.
+/// This machine, as `/etc/machine-id` says; [`NO_MACHINE`] where that is missing, empty or not
+/// written yet, as in many containers.
 ///
 /// # Errors
-/// ENOENT or EINVAL where the file is missing or is none.
+/// EINVAL where it says something else; EIO.
 pub fn machine_id() -> Result<[u8; 16], Failure> {
     let path = "/etc/machine-id";
-    let advice = "run `systemd-machine-id-setup`, an arena belongs to one machine";
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| io_failure(error, &format!("no {path} ({advice})")))?;
-    parse_id(text.trim())
-        .ok_or_else(|| Failure::new(Errno::Inval, format!("{path} is no machine id: {advice}")))
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(NO_MACHINE),
+        Err(error) => return Err(io_failure(error, &format!("{path} cannot be read"))),
+    };
+    machine_of(text.trim()).ok_or_else(|| {
+        let reason = format!("{path} is no machine id: run `systemd-machine-id-setup`");
+        Failure::new(Errno::Inval, reason)
+    })
+}
+
+/// What the file's text says.
+fn machine_of(text: &str) -> Option<[u8; 16]> {
+    // The second one until the first boot is over: see machine-id(5).
+    if text.is_empty() || text == "uninitialized" { Some(NO_MACHINE) } else { parse_id(text) }
 }
 
 /// 32 hexadecimal digits.

@@ -181,3 +181,11 @@ fn a_machine_id_has_32_digits() {
         assert_eq!(parse_id(wrong), None, "{wrong}");
     }
 }
+
+#[test]
+fn a_machine_without_an_identity_is_no_machine() {
+    assert_eq!(machine_of(""), Some(NO_MACHINE));
+    assert_eq!(machine_of("uninitialized"), Some(NO_MACHINE));
+    assert_eq!(machine_of("000102030405060708090a0b0c0d0e0f").unwrap()[15], 15);
+    assert_eq!(machine_of("something else"), None);
+}
