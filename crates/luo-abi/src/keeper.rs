@@ -73,6 +73,9 @@ pub mod op {
     pub const QUIESCED: u16 = 6;
     /// Candidate: it cannot take over; the body says why.
     pub const REFUSE: u16 = 7;
+    /// Worker: everything is in a carrier that reaches farther than the keeper; stop, as if the
+    /// service was being stopped.
+    pub const LEAVE: u16 = 8;
 
     /// Keeper: the first message; the body is a [`Hello`](super::Hello), beside it the listeners.
     pub const HELLO: u16 = 64;

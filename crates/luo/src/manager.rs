@@ -75,7 +75,18 @@ impl Manager {
     /// # Errors
     /// EBUSY in a wrong state; what a handler or participant says: everything is then as before.
     pub fn prepare(&self) -> Result<Option<Report>, Error> {
-        now(self.client.prepare())
+        now(self.client.prepare(None))
+    }
+
+    /// As [`prepare`](Self::prepare), through a carrier that may reach farther: `arena`, or
+    /// `keeper`, which is the default. What follows goes the same way, and a luod that departs
+    /// through the arena stops.
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare); ENOENT where luod has no such carrier, ENOSPC where it has
+    /// no room, EBUSY where it holds a handover that nobody has taken up.
+    pub fn prepare_through(&self, carrier: &str) -> Result<Option<Report>, Error> {
+        now(self.client.prepare(Some(carrier)))
     }
 
     /// Keeps the rest: from here nothing may change.
@@ -116,7 +127,15 @@ impl Manager {
     /// # Errors
     /// As [`prepare`](Self::prepare); the state is normal then.
     pub fn rehearse(&self) -> Result<Report, Error> {
-        now(self.client.rehearse())
+        now(self.client.rehearse(None))
+    }
+
+    /// As [`rehearse`](Self::rehearse), through that carrier.
+    ///
+    /// # Errors
+    /// As [`prepare_through`](Self::prepare_through); the state is normal then.
+    pub fn rehearse_through(&self, carrier: &str) -> Result<Report, Error> {
+        now(self.client.rehearse(Some(carrier)))
     }
 
     /// Replaces luod, by `binary` if one is given, else by the one that runs; with `keeper` also the

@@ -65,6 +65,25 @@ pub(crate) enum ColorWhen {
     Never,
 }
 
+/// What takes the machine's update to the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Carrier {
+    /// luod's keeper: the next luod goes on, in this system.
+    Keeper,
+    /// The arena of luod's configuration: what starts after a kexec or a power cycle goes on.
+    Arena,
+}
+
+impl Carrier {
+    /// As requests name it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Keeper => "keeper",
+            Self::Arena => "arena",
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show what luod does, what it holds and how far that reaches.
@@ -86,7 +105,11 @@ pub(crate) enum Command {
         blob: Option<PathBuf>,
     },
     /// Keep all that can be kept while the workloads run.
-    Prepare,
+    Prepare {
+        /// What takes it to the other side.
+        #[arg(long, value_enum, value_name = "CARRIER", default_value_t = Carrier::Keeper)]
+        carrier: Carrier,
+    },
     /// Keep the rest: from here nothing may change.
     Freeze,
     /// Undo prepare and freeze.
@@ -102,7 +125,11 @@ pub(crate) enum Command {
     /// Measure what a live update would cost: prepare, freeze and cancel.
     ///
     /// All is done for real, so the workloads stand still while it is frozen.
-    Rehearse,
+    Rehearse {
+        /// What would take it to the other side.
+        #[arg(long, value_enum, value_name = "CARRIER", default_value_t = Carrier::Keeper)]
+        carrier: Carrier,
+    },
     /// Replace luod, while everything it holds stays alive.
     ///
     /// The new luod starts beside the old one. If it does not take over, the old one serves on.
@@ -127,6 +154,11 @@ pub(crate) enum Command {
         /// The session's name.
         session: String,
     },
+    /// Make an arena, or look into one; luod is not needed.
+    Arena {
+        #[command(subcommand)]
+        command: ArenaCommand,
+    },
     /// Print completions for a shell.
     Completions {
         /// The shell.
@@ -139,6 +171,65 @@ pub(crate) enum Command {
         #[arg(value_name = "DIR")]
         directory: Option<PathBuf>,
     },
+}
+
+/// What is done with an arena.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ArenaCommand {
+    /// Make an arena of a file or block device.
+    Create {
+        /// The file or device.
+        path: PathBuf,
+        /// How large a file becomes: bytes, or with K, M, G or T. A file that is there does not
+        /// shrink. Default: as large as what is there.
+        #[arg(long, value_name = "SIZE")]
+        size: Option<Size>,
+        /// Discard an arena that is there, and the handover in it.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show whose an arena is, how large, and whether it holds a handover.
+    Info {
+        /// The file or device.
+        path: PathBuf,
+    },
+    /// Verify an arena. Its superblocks, its catalogue and all kept bytes are always read.
+    Check {
+        /// The file or device.
+        path: PathBuf,
+        /// Read and verify all memory too.
+        #[arg(long)]
+        full: bool,
+    },
+    /// List everything that an arena holds.
+    Dump {
+        /// The file or device.
+        path: PathBuf,
+        /// Write the handover itself instead, for `luoctl inspect -`.
+        #[arg(long)]
+        handover: bool,
+    },
+}
+
+/// A number of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Size(pub(crate) u64);
+
+impl std::str::FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let units = [("K", 10), ("M", 20), ("G", 30), ("T", 40)];
+        let unit = units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)));
+        let (digits, shift) = unit.unwrap_or((text, 0));
+        let number: u64 = digits
+            .parse()
+            .map_err(|_| format!("{text:?} is no size: write it as in 268435456 or 256M"))?;
+        number
+            .checked_mul(1 << shift)
+            .map(Self)
+            .ok_or_else(|| format!("{text:?} is more bytes than can be counted"))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -4,14 +4,22 @@
 use luo::protocol::{Failure as LeftOut, Report, Reported};
 use luo::{Manager, Unclaimed};
 
+use crate::cli::Carrier;
 use crate::cost;
 use crate::failure::{Context, Failure};
 use crate::format;
 use crate::output::Output;
 use crate::progress::Spinner;
 
-pub(crate) fn prepare(manager: &Manager, output: &mut Output) -> Result<(), Failure> {
-    let report = event(Context::Prepare, "preparing", output, || manager.prepare())?;
+pub(crate) fn prepare(
+    manager: &Manager,
+    carrier: Carrier,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let report = event(Context::Prepare, "preparing", output, || match carrier {
+        Carrier::Keeper => manager.prepare(),
+        other => manager.prepare_through(other.name()),
+    })?;
     told(report, "Prepared: what can be kept while the workloads run is kept", output)
 }
 
@@ -39,8 +47,15 @@ pub(crate) fn finish(
     told(report, "Finished: the live update is over", output)
 }
 
-pub(crate) fn rehearse(manager: &Manager, output: &mut Output) -> Result<(), Failure> {
-    let report = event(Context::Rehearse, "rehearsing", output, || manager.rehearse())?;
+pub(crate) fn rehearse(
+    manager: &Manager,
+    carrier: Carrier,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let report = event(Context::Rehearse, "rehearsing", output, || match carrier {
+        Carrier::Keeper => manager.rehearse(),
+        other => manager.rehearse_through(other.name()),
+    })?;
     if output.is_json() {
         return output.reply(&Reported { report });
     }

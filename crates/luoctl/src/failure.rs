@@ -45,6 +45,9 @@ pub(crate) enum Failure {
     /// A blob cannot be used.
     #[error("{sentence}")]
     Blob { sentence: String },
+    /// An arena cannot be made or read.
+    #[error("{}: {}", path.display(), source.reason())]
+    Arena { path: PathBuf, source: luo_core::Failure },
     /// What was sent along with a reply cannot be read.
     #[error("the handover that luod sent cannot be read: {0}; ask again")]
     Handover(#[source] io::Error),
@@ -82,6 +85,7 @@ impl Failure {
         match self {
             Self::Luod { source, .. } => luod_exit(source),
             Self::Path { source, .. } => io_exit(source),
+            Self::Arena { source, .. } => errno_exit(source.errno().name()),
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
             Self::Blob { .. }
             | Self::Handover(_)
@@ -134,12 +138,16 @@ fn luod_exit(error: &Error) -> Exit {
         Error::SessionGone => Exit::NotFound,
         // A phase says that something was called and failed, with an errno of its own choice. Only
         // without one does the errno speak of the request.
-        Error::Refused(refusal) if phase(refusal).is_none() => match refusal.errno.as_str() {
-            "EPERM" | "EACCES" => Exit::Denied,
-            "EBUSY" => Exit::WrongState,
-            "ENOENT" => Exit::NotFound,
-            _ => Exit::Failed,
-        },
+        Error::Refused(refusal) if phase(refusal).is_none() => errno_exit(&refusal.errno),
+        _ => Exit::Failed,
+    }
+}
+
+fn errno_exit(errno: &str) -> Exit {
+    match errno {
+        "EPERM" | "EACCES" => Exit::Denied,
+        "EBUSY" => Exit::WrongState,
+        "ENOENT" => Exit::NotFound,
         _ => Exit::Failed,
     }
 }

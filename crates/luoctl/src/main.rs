@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod annotate;
+mod arena;
 mod cli;
 mod cost;
 mod cycle;
@@ -64,14 +65,18 @@ fn run(cli: &Cli, output: &mut Output) -> Result<(), Failure> {
         }
         Command::Inspect { blob: Some(blob) } => inspect::blob(blob, output),
         Command::Inspect { blob: None } => inspect::handover(&connect(Context::Asking)?, output),
-        Command::Prepare => cycle::prepare(&connect(Context::Prepare)?, output),
+        Command::Prepare { carrier } => {
+            cycle::prepare(&connect(Context::Prepare)?, *carrier, output)
+        }
         Command::Freeze => cycle::freeze(&connect(Context::Freeze)?, output),
         Command::Cancel => cycle::cancel(&connect(Context::Cancel)?, output),
         Command::Depart => cycle::depart(&connect(Context::Depart)?, output),
         Command::Finish { unclaimed } => {
             cycle::finish(&connect(Context::Finish)?, (*unclaimed).into(), output)
         }
-        Command::Rehearse => cycle::rehearse(&connect(Context::Rehearse)?, output),
+        Command::Rehearse { carrier } => {
+            cycle::rehearse(&connect(Context::Rehearse)?, *carrier, output)
+        }
         Command::Upgrade { binary, worker_only } => {
             let request = upgrade::Request {
                 binary: binary.as_deref(),
@@ -85,6 +90,7 @@ fn run(cli: &Cli, output: &mut Output) -> Result<(), Failure> {
         Command::Release { session } => {
             lists::release(&connect(Context::Release)?, session, output)
         }
+        Command::Arena { command } => arena::run(command, output),
         Command::Completions { shell } => manual::completions(*shell, output),
         Command::Man { directory } => manual::pages(directory.as_deref(), output),
     }

@@ -46,16 +46,22 @@ pub(crate) fn pages(directory: Option<&Path>, output: &mut Output) -> Result<(),
         source,
     };
     let mut pages = Vec::new();
-    for subcommand in command.get_subcommands() {
-        pages.push(page(subcommand.clone())?);
-    }
-    pages.push(page(command)?);
+    collect(command, &mut pages)?;
     fs::create_dir_all(directory).map_err(unwritten)?;
     for (name, page) in &pages {
         fs::write(directory.join(name), page).map_err(unwritten)?;
     }
     let pages = format::count(pages.len() as u64, "man page");
     output.done(&format!("{pages} written to {}.", directory.display()))
+}
+
+/// The pages of a command and of all below it.
+fn collect(command: clap::Command, pages: &mut Vec<(String, Vec<u8>)>) -> io::Result<()> {
+    for below in command.get_subcommands() {
+        collect(below.clone(), pages)?;
+    }
+    pages.push(page(command)?);
+    Ok(())
 }
 
 /// A command's page and its file name.

@@ -49,6 +49,12 @@ fn summary(status: &Status) -> TextTable {
     row("keeper", &status.keeper, Tone::Plain);
     row("carrier", &status.carrier, Tone::Plain);
     row("reach", &reach(&status.reach), Tone::Plain);
+    if let Some(arena) = &status.arena {
+        row("arena", arena, Tone::Plain);
+    }
+    if let Some(through) = status.through.as_ref().filter(|_| status.arena.is_some()) {
+        row("through", &format!("the machine's update goes through the {through}"), Tone::Notice);
+    }
     row("live updates", &format!("{} completed", status.liveupdate_number), Tone::Plain);
     let of = |used, limit, noun| format!("{}, {limit} for each user", format::count(used, noun));
     row("sessions", &of(status.sessions, status.limits.sessions, "session"), Tone::Plain);

@@ -25,7 +25,7 @@ const RECORD: usize = 64;
 
 fn main() {
     match std::env::args().nth(1).as_deref() {
-        Some("keeper") => luod::keeper::run(settings()).unwrap(),
+        Some("keeper") => drop(luod::keeper::run(settings()).unwrap()),
         Some("worker") => worker(),
         // `cargo test --benches` only sees that it builds and starts.
         _ if !std::env::args().any(|argument| argument == "--bench") => {}

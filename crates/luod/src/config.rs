@@ -47,6 +47,8 @@ pub struct Config {
     pub runtime_directory: Option<PathBuf>,
     /// What keeps descriptors when the worker is gone.
     pub keeper: KeeperKind,
+    /// The arena that an update of the machine can go through. Default none.
+    pub arena: Option<PathBuf>,
     /// Permissions of the socket, octal in a string: who may talk to luod at all.
     pub socket_mode: SocketMode,
     /// What one user may have.

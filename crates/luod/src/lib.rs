@@ -29,6 +29,10 @@ pub fn compatible() -> Vec<&'static str> {
         luo_abi::handover::FILES_COMPATIBLE,
     ];
     known.extend(luo_abi::record::Record::KNOWN);
-    known.extend([luo_files::LIVE_COMPATIBLE, luo_abi::record::MEMFD_COMPATIBLE]);
+    known.extend([
+        luo_files::LIVE_COMPATIBLE,
+        luo_files::RECORD_COMPATIBLE,
+        luo_abi::record::MEMFD_COMPATIBLE,
+    ]);
     known
 }

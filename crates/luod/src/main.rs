@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use luo_abi::keeper::Role;
 use luod::config::{Config, ConfigError, KeeperKind};
-use luod::keeper::{self, Limits, Settings, Timing};
+use luod::keeper::{self, Limits, Settings, Stopped, Timing};
 use luod::runtime_dir::{self, RuntimeDir, SOCKET_NAME};
 use luod::store::{Inherited, KeeperStore, SystemdStore};
 use luod::worker::{self, Ended, Start, WorkerError};
@@ -19,6 +19,9 @@ use tracing_subscriber::EnvFilter;
 
 /// Exit status of a luod that was started wrongly; a service manager need not try again.
 const MISUSE: u8 = 2;
+/// Exit status of a luod that has departed with everything: it is not to be started again before
+/// the machine is on the other side.
+const DEPARTED: u8 = 3;
 
 /// Keeps open files alive across the update of a service, of luod itself and of the kernel.
 #[derive(Debug, Parser)]
@@ -127,8 +130,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failed> {
     match arguments.role {
         Some(ProcessRole::Worker) => work(config, directory.join(SOCKET_NAME)),
         Some(ProcessRole::KeeperResume { state }) => {
-            keeper::resume(settings(arguments, &config, Vec::new()), state)?;
-            Ok(ExitCode::SUCCESS)
+            Ok(stopped(keeper::resume(settings(arguments, &config, Vec::new()), state)?))
         }
         Some(ProcessRole::KeeperCheck) => Ok(ExitCode::SUCCESS),
         None => {
@@ -137,8 +139,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failed> {
             match config.keeper {
                 KeeperKind::Builtin => {
                     let RuntimeDir { listener, .. } = bound;
-                    keeper::run(settings(arguments, &config, vec![listener]))?;
-                    Ok(ExitCode::SUCCESS)
+                    Ok(stopped(keeper::run(settings(arguments, &config, vec![listener]))?))
                 }
                 KeeperKind::Systemd => {
                     let inherited = Inherited::from_environment().map_err(WorkerError::from)?;
@@ -146,6 +147,13 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failed> {
                 }
             }
         }
+    }
+}
+
+fn stopped(why: Stopped) -> ExitCode {
+    match why {
+        Stopped::Asked => ExitCode::SUCCESS,
+        Stopped::Departed => ExitCode::from(DEPARTED),
     }
 }
 
@@ -264,5 +272,8 @@ fn on_runtime(work: impl Future<Output = Result<Ended, Failed>>) -> Result<ExitC
     // Handlers that hang must not hold up the end.
     runtime.shutdown_background();
     tracing::debug!(?ended, "the worker ends");
-    ended.map(|_| ExitCode::SUCCESS)
+    ended.map(|ended| match ended {
+        Ended::Left => ExitCode::from(DEPARTED),
+        Ended::Retired | Ended::Departed | Ended::Stopped => ExitCode::SUCCESS,
+    })
 }

@@ -1,6 +1,7 @@
 //! luod as a whole, for every way to wait.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -16,20 +17,23 @@ use crate::exchange::{Answer, Exchange, Prepared};
 use crate::options::Options;
 use crate::protocol::{
     FileInfo, FileList, FinishMachine, Handover, ListFiles, MANAGER, Nothing, ReleaseSession,
-    Report, Reported, SessionInfo, SessionList, State, Status, Unclaimed, Upgrade, Upgraded,
+    Report, Reported, SessionInfo, SessionList, State, Status, Through, Unclaimed, Upgrade,
+    Upgraded,
 };
 
 #[derive(Debug)]
 pub(crate) struct Manager<D: Drive> {
     connections: Connections<D>,
     options: Options,
+    /// The carrier that this client has prepared the machine through.
+    prepared: Mutex<Option<Through>>,
 }
 
 impl<D: Drive> Manager<D> {
     pub(crate) fn connect(options: Options) -> Result<Self, Error> {
         let connections = Connections::new(Target::Socket(options.socket.clone()));
         connections.connect()?;
-        Ok(Self { connections, options })
+        Ok(Self { connections, options, prepared: Mutex::new(None) })
     }
 
     pub(crate) async fn status(&self) -> Result<Status, Error> {
@@ -63,8 +67,14 @@ impl<D: Drive> Manager<D> {
         }
     }
 
-    pub(crate) async fn prepare(&self) -> Result<Option<Report>, Error> {
-        self.event("Prepare", &Nothing {}, State::Prepared).await
+    pub(crate) async fn prepare(&self, carrier: Option<&str>) -> Result<Option<Report>, Error> {
+        let through = Through { carrier: carrier.map(str::to_owned) };
+        *self.prepared() = Some(through.clone());
+        self.event("Prepare", &through, State::Prepared).await
+    }
+
+    fn prepared(&self) -> MutexGuard<'_, Option<Through>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) async fn freeze(&self) -> Result<Option<Report>, Error> {
@@ -73,8 +83,17 @@ impl<D: Drive> Manager<D> {
             match self.attempt("Freeze", &Nothing {}, State::Frozen, &deadline).await? {
                 Event::Done(report) => return Ok(report),
                 // luod was restarted in the middle of it, and has undone both phases.
-                Event::Undone(State::Normal, _) if !deadline.has_passed() => {
-                    self.prepare().await?;
+                Event::Undone(status, error)
+                    if status.state == State::Normal && !deadline.has_passed() =>
+                {
+                    let through = self.prepared().clone();
+                    let through = match through {
+                        Some(through) => through,
+                        // Somebody else has prepared it, and there was no choice.
+                        None if status.arena.is_none() => Through::default(),
+                        None => return Err(error),
+                    };
+                    self.prepare(through.carrier.as_deref()).await?;
                 }
                 Event::Undone(_, error) => return Err(error),
             }
@@ -94,8 +113,9 @@ impl<D: Drive> Manager<D> {
         self.event("Finish", &parameters, State::Normal).await
     }
 
-    pub(crate) async fn rehearse(&self) -> Result<Report, Error> {
-        let reported: Reported = self.ask("Rehearse", &Nothing {}, &self.deadline()).await?;
+    pub(crate) async fn rehearse(&self, carrier: Option<&str>) -> Result<Report, Error> {
+        let through = Through { carrier: carrier.map(str::to_owned) };
+        let reported: Reported = self.ask("Rehearse", &through, &self.deadline()).await?;
         Ok(reported.report)
     }
 
@@ -179,7 +199,7 @@ impl<D: Drive> Manager<D> {
                 return Ok(if status.state == leads_to {
                     Event::Done(None)
                 } else {
-                    Event::Undone(status.state, refused)
+                    Event::Undone(Box::new(status), refused)
                 });
             }
             // The first request is still at work.
@@ -208,8 +228,8 @@ impl<D: Drive> Manager<D> {
 enum Event {
     /// It has taken place; its report where that was not lost.
     Done(Option<Report>),
-    /// The repetition was refused, in this state.
-    Undone(State, Error),
+    /// The repetition was refused; this is how things stood then.
+    Undone(Box<Status>, Error),
 }
 
 fn call(method: &str, parameters: &impl Serialize) -> Result<Prepared<'static>, Error> {

@@ -178,6 +178,12 @@ pub struct Status {
     pub carrier: String,
     /// How far it reaches.
     pub reach: String,
+    /// The carrier that the machine's update goes through, where one is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub through: Option<String>,
+    /// Where the arena is, where luod has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arena: Option<String>,
     /// The machine's state.
     pub state: State,
     /// The event that is under way.
@@ -261,6 +267,14 @@ pub struct SessionGiven {
 pub struct ReleaseSession {
     /// The session's name.
     pub name: String,
+}
+
+/// Parameters of `Prepare` and `Rehearse`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Through {
+    /// The carrier. Default `keeper`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carrier: Option<String>,
 }
 
 /// Reply of the events of the cycle.

@@ -70,7 +70,16 @@ impl Manager {
     /// # Errors
     /// As there.
     pub async fn prepare(&self) -> Result<Option<Report>, Error> {
-        self.client.prepare().await
+        self.client.prepare(None).await
+    }
+
+    /// Through that carrier. See
+    /// [`luo::Manager::prepare_through`](crate::Manager::prepare_through).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn prepare_through(&self, carrier: &str) -> Result<Option<Report>, Error> {
+        self.client.prepare(Some(carrier)).await
     }
 
     /// Keeps the rest: from here nothing may change. See
@@ -114,7 +123,16 @@ impl Manager {
     /// # Errors
     /// As there.
     pub async fn rehearse(&self) -> Result<Report, Error> {
-        self.client.rehearse().await
+        self.client.rehearse(None).await
+    }
+
+    /// Through that carrier. See
+    /// [`luo::Manager::rehearse_through`](crate::Manager::rehearse_through).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn rehearse_through(&self, carrier: &str) -> Result<Report, Error> {
+        self.client.rehearse(Some(carrier)).await
     }
 
     /// Replaces luod, by `binary` if one is given, else by the one that runs; with `keeper` also

@@ -1,5 +1,6 @@
 //! Every command of luoctl against a luod that says what the test has written down.
 
+mod arena;
 mod cycle;
 mod errors;
 mod fake;

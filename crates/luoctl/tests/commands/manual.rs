@@ -2,7 +2,7 @@ use std::fs;
 
 use crate::run::alone;
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "status",
     "sessions",
     "files",
@@ -16,6 +16,7 @@ const COMMANDS: [&str; 14] = [
     "upgrade",
     "watch",
     "release",
+    "arena",
     "completions",
 ];
 
@@ -34,7 +35,7 @@ fn every_command_has_a_page() {
     let directory = tempfile::tempdir().unwrap();
     let pages = directory.path().join("made/man1");
     let said = alone(&["man", pages.to_str().unwrap()]).good();
-    assert_eq!(said, format!("16 man pages written to {}.\n", pages.display()));
+    assert_eq!(said, format!("21 man pages written to {}.\n", pages.display()));
     let mut names: Vec<String> = fs::read_dir(&pages)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -42,7 +43,7 @@ fn every_command_has_a_page() {
     names.sort();
     let mut expected: Vec<String> = COMMANDS
         .iter()
-        .chain(&["man"])
+        .chain(&["man", "arena-create", "arena-info", "arena-check", "arena-dump"])
         .map(|command| format!("luoctl-{command}.1"))
         .chain(["luoctl.1".to_owned()])
         .collect();

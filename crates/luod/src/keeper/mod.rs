@@ -64,12 +64,22 @@ const CLOSING: Duration = Duration::from_secs(1);
 /// The signals that the keeper acts on.
 const SIGNALS: [i32; 3] = [Signal::TERM.as_raw(), Signal::INT.as_raw(), Signal::HUP.as_raw()];
 
-/// Keeps until SIGTERM or SIGINT; then the worker has been stopped, and what was held is closed
+/// Why a keeper has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// A signal said so.
+    Asked,
+    /// The machine has departed through a carrier that reaches farther: nothing is held here any
+    /// more that is not there.
+    Departed,
+}
+
+/// Keeps until SIGTERM or SIGINT, or until the machine has departed elsewhere; then the worker has been stopped, and what was held is closed
 /// with this process.
 ///
 /// # Errors
 /// [`Error`], before anything is held, or when the kernel refuses what cannot be done without.
-pub fn run(settings: Settings) -> Result<(), Error> {
+pub fn run(settings: Settings) -> Result<Stopped, Error> {
     let path = &settings.program;
     let program = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| Error::Program { path: path.clone(), source: error.into() })?;
@@ -84,7 +94,7 @@ pub fn run(settings: Settings) -> Result<(), Error> {
 ///
 /// # Errors
 /// As [`run`], and [`Error::State`].
-pub fn resume(mut settings: Settings, state: i32) -> Result<(), Error> {
+pub fn resume(mut settings: Settings, state: i32) -> Result<Stopped, Error> {
     let carried = carry::adopt(state)?;
     settings.listeners = carried.listeners;
     let mut keeper = Keeper::new(settings, carried.program)?;
@@ -121,6 +131,8 @@ struct Keeper {
     start: Option<Instant>,
     /// SIGTERM has come; the worker is killed then.
     stopping: Option<Instant>,
+    /// The worker has left with everything.
+    departed: bool,
     scratch: Scratch,
 }
 
@@ -166,16 +178,17 @@ impl Keeper {
             deaths: 0,
             start: Some(Instant::now()),
             stopping: None,
+            departed: false,
             scratch: Scratch::new(),
         })
     }
 
-    fn keep(mut self) -> Result<(), Error> {
+    fn keep(mut self) -> Result<Stopped, Error> {
         loop {
             self.deadlines();
             self.execute_next_keeper();
             if self.stopping.is_some() && self.worker.is_none() {
-                return Ok(());
+                return Ok(if self.departed { Stopped::Departed } else { Stopped::Asked });
             }
             for (who, ready) in self.wait()? {
                 self.handle(who, ready);
@@ -278,19 +291,23 @@ impl Keeper {
 
     fn signal(&mut self, signal: i32) {
         if signal != Signal::HUP.as_raw() {
-            log("stopping");
-            let now = Instant::now();
-            self.stopping.get_or_insert(now + self.settings.timing.stop);
-            self.fail_upgrade("luod is being stopped");
-            self.fail_exec("luod is being stopped");
-            if let Some(worker) = &mut self.worker {
-                worker.tell(op::STOP, 0, "");
-                self.flush(Who::Worker);
-            }
+            self.stop("stopping");
         } else if self.failed() {
             log("SIGHUP: trying to start the worker again");
             self.deaths = 0;
             self.start = Some(Instant::now());
+        }
+    }
+
+    fn stop(&mut self, why: &str) {
+        log(why);
+        let now = Instant::now();
+        self.stopping.get_or_insert(now + self.settings.timing.stop);
+        self.fail_upgrade("luod is being stopped");
+        self.fail_exec("luod is being stopped");
+        if let Some(worker) = &mut self.worker {
+            worker.tell(op::STOP, 0, "");
+            self.flush(Who::Worker);
         }
     }
 
@@ -530,6 +547,11 @@ impl Keeper {
                 Err(errno) => Err(errno),
             },
             op::QUIESCED if who == Who::Worker => self.worker_quiesced(),
+            op::LEAVE if who == Who::Worker => {
+                self.departed = true;
+                self.stop("the machine has departed");
+                Ok(())
+            }
             op::REFUSE => {
                 let reason = String::from_utf8_lossy(message.body);
                 let reason = format!("cannot take over: {}", reason.trim());

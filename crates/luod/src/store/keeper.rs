@@ -216,6 +216,10 @@ impl Store for KeeperStore {
         self.shared.say(op::QUIESCED, 0, 0, &[], None)
     }
 
+    fn leave(&self) -> Ticket {
+        self.shared.say(op::LEAVE, 0, 0, &[], None)
+    }
+
     fn refuse(&self, reason: &str) -> Ticket {
         self.shared.say(op::REFUSE, 0, 0, text(reason), None)
     }

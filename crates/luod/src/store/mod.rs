@@ -218,6 +218,10 @@ pub trait Store: Send + Sync {
     /// Answers [`Event::Quiesce`]: this worker changes nothing any more.
     fn quiesced(&self) -> Ticket;
 
+    /// Says that the machine has departed through a carrier that reaches farther: what is kept
+    /// here is not needed any more, and luod stops.
+    fn leave(&self) -> Ticket;
+
     /// Says why this worker cannot restore what is kept. Then it has to exit.
     fn refuse(&self, reason: &str) -> Ticket;
 

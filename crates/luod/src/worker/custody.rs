@@ -218,6 +218,11 @@ impl Custody {
         })
     }
 
+    /// Tells the store that nothing that it holds is needed any more.
+    pub(crate) async fn leave(&self) -> Result<(), crate::store::StoreError> {
+        self.store.leave().await
+    }
+
     /// Tells the store that this worker stands still.
     pub(crate) async fn quiesced(&self) -> Result<(), crate::store::StoreError> {
         self.store.quiesced().await

@@ -13,6 +13,7 @@ use luo_carriers::HostFile;
 use luo_core::{Criticality, Event, OnClose, Owner, Policy, Scope, SessionId, Token};
 
 use super::access::Peer;
+use super::carriers::Carriers;
 use super::custody::Custody;
 use super::host::Host;
 use super::restore::Loaded;
@@ -52,6 +53,10 @@ impl Store for Nowhere {
     }
 
     fn quiesced(&self) -> Ticket {
+        Ticket::done(Ok(()))
+    }
+
+    fn leave(&self) -> Ticket {
         Ticket::done(Ok(()))
     }
 
@@ -95,8 +100,9 @@ impl Server {
         let table = Arc::new(Table::new(Arc::clone(&store)));
         let custody = Custody::new(store, table, 1)?;
         let config = Config::default();
-        let restored = Loaded::read(&custody).restore(&config, &custody, true)?;
-        let host = Host::new(config, restored.core, custody, restored.persisted, false);
+        let carriers = Carriers::new(Arc::clone(custody.carrier()), None);
+        let restored = Loaded::read(&custody).restore(&config, &custody, &carriers, false)?;
+        let host = Host::new(config, restored.core, custody, carriers, restored.persisted, None);
         host.open();
         let sessions: Result<[SessionId; 2], Box<dyn std::error::Error>> =
             tasks.block_on(&runtime, async {

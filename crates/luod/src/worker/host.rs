@@ -20,12 +20,13 @@ use std::time::{Duration, Instant};
 use luo::protocol::{self, Event};
 use luo_carriers::HostFile;
 use luo_core::{
-    Call, CallId, CallKind, Error, Failure, FinishOptions, Location, Notice, Orchestrator, Outcome,
-    Owner, Phase, Report, SessionId, SessionInfo, TransitionId,
+    Call, CallId, CallKind, CarrierId, Error, Failure, FinishOptions, Location, Notice,
+    Orchestrator, Outcome, Owner, Phase, Report, SessionId, SessionInfo, TransitionId,
 };
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 
 use super::access::Access;
+use super::carriers::{self, Carriers, Shared};
 use super::clients::Clients;
 use super::custody::{Custody, Ticket};
 use super::participants::Participants;
@@ -153,6 +154,7 @@ pub(crate) struct Host {
     pub(crate) access: Access,
     pub(crate) core: RefCell<Orchestrator<HostFile>>,
     pub(crate) custody: Custody,
+    pub(crate) carriers: Carriers,
     pub(crate) persisted: RefCell<Persisted>,
     pub(crate) holders: RefCell<Holders>,
     pub(crate) participants: RefCell<Participants>,
@@ -170,8 +172,8 @@ pub(crate) struct Host {
     /// Threads that run handlers, and a pump that is to come.
     pub(crate) running: Cell<usize>,
     pub(crate) idle: Notify,
-    /// The machine had departed when this worker began.
-    pub(crate) departed: bool,
+    /// The machine had departed, through that carrier, when this worker began.
+    pub(crate) departed: Option<CarrierId>,
 }
 
 impl std::fmt::Debug for Host {
@@ -185,8 +187,9 @@ impl Host {
         config: Config,
         core: Orchestrator<HostFile>,
         custody: Custody,
+        carriers: Carriers,
         persisted: Persisted,
-        departed: bool,
+        departed: Option<CarrierId>,
     ) -> Rc<Self> {
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
         let clients = Clients::new(config.clients.connections_per_user);
@@ -195,6 +198,7 @@ impl Host {
             access: Access { own_uid: rustix::process::geteuid().as_raw() },
             core: RefCell::new(core),
             custody,
+            carriers,
             persisted: RefCell::new(persisted),
             holders: RefCell::default(),
             participants: RefCell::default(),
@@ -275,6 +279,52 @@ impl Host {
         succeeded(self.begin(Purpose::Finish(id, request), start)?.end().await?).map(drop)
     }
 
+    /// Begins the machine's `prepare` or `arrive` through a carrier, and waits for its end.
+    pub(crate) async fn run_through(
+        self: &Rc<Self>,
+        event: luo_core::Event,
+        carrier: CarrierId,
+    ) -> Result<Rc<Ended>, Refusal> {
+        if carrier == carriers::ARENA {
+            let arena = self.carriers.arena().map_err(|failure| {
+                let reason = format!("the arena cannot be used: {}", failure.reason());
+                Refusal::new(failure.errno(), reason)
+            })?;
+            if event == luo_core::Event::Prepare {
+                self.nobody_waits_in(&*arena)?;
+            }
+            self.carriers.begin_copying();
+        }
+        let ran = self.run(|core| core.begin_through(event, carrier)).await;
+        self.close_arena_after_use();
+        ran
+    }
+
+    /// A handover that nobody has taken up is not written over.
+    fn nobody_waits_in(&self, arena: &Shared) -> Result<(), Refusal> {
+        let found = arena.committed().map_err(|failure| {
+            Refusal::new(failure.errno(), format!("the arena: {}", failure.reason()))
+        });
+        let refused = match found {
+            Ok(None) => return Ok(()),
+            Ok(Some(_)) => Refusal::new(
+                luo_core::Errno::Busy,
+                "the arena holds a handover that nobody has taken up: start luod without anything \
+                 kept to take it up, or give it up with `luoctl arena create --force`",
+            ),
+            Err(refusal) => refusal,
+        };
+        self.close_arena_after_use();
+        Err(refused)
+    }
+
+    /// The arena is nobody else's while the machine's update goes through it, and not longer.
+    fn close_arena_after_use(&self) {
+        if self.core.borrow().carrier() == CarrierId::NEAR {
+            self.carriers.close_arena();
+        }
+    }
+
     /// Begins a transition and waits for its end; a failed one is a refusal.
     pub(crate) async fn run(
         self: &Rc<Self>,
@@ -288,6 +338,9 @@ impl Host {
         self: &Rc<Self>,
         scope: luo_core::Scope,
     ) -> Result<Rc<Ended>, Refusal> {
+        if scope == luo_core::Scope::Machine {
+            self.carriers.copying.cancel();
+        }
         let start = |core: &mut Orchestrator<HostFile>| core.begin(scope, luo_core::Event::Cancel);
         let ended = self.begin(Purpose::Own, start)?.end().await?;
         if ended.was_cancelled() { Ok(ended) } else { succeeded(ended) }
@@ -304,20 +357,22 @@ impl Host {
 
     /// Starts what can start and tells what has ended.
     pub(crate) fn pump(self: &Rc<Self>) {
-        let carrier = self.custody.carrier();
-        let mut left = if carrier.is_quick() { QUICK_CALLS } else { 0 };
+        let quick = self.carriers.near().is_quick();
+        let mut left = if quick { QUICK_CALLS } else { 0 };
         let mut retrieved = false;
         loop {
             let mut local = Vec::new();
             let mut busy = false;
-            while left > 0 || !carrier.is_quick() {
+            while left > 0 || !quick {
                 let call = self.core.borrow_mut().next_call();
                 match call {
                     Some(call) if call.kind() == CallKind::Remote => {
                         busy = true;
                         self.call_participant(&call);
                     }
-                    Some(call) if left > 0 && call.is_quick() => {
+                    Some(call)
+                        if left > 0 && call.is_quick() && call.carrier() == CarrierId::NEAR =>
+                    {
                         busy = true;
                         left -= 1;
                         self.call_quickly(&call);
@@ -340,7 +395,7 @@ impl Host {
             if !busy {
                 break;
             }
-            if left == 0 && carrier.is_quick() {
+            if left == 0 && quick {
                 self.pump_later();
                 break;
             }
@@ -426,8 +481,8 @@ impl Host {
     /// Runs a handler call that waits for nobody.
     fn call_quickly(&self, call: &Call<HostFile>) {
         let start = Instant::now();
-        let carrier = self.custody.carrier();
-        let ran = std::panic::catch_unwind(AssertUnwindSafe(|| call.run(&**carrier)));
+        let carrier = self.carriers.through(call.carrier());
+        let ran = std::panic::catch_unwind(AssertUnwindSafe(|| call.run(&*carrier)));
         let outcome = ran.unwrap_or_else(|_| Outcome::failed(no_result()));
         self.time(call.transition(), call.phase(), call.location(), start, Instant::now());
         if let Err(error) = self.core.borrow_mut().complete(call.id(), outcome) {
@@ -437,15 +492,21 @@ impl Host {
 
     /// Runs handler calls on a thread of their own.
     fn call_handlers(self: &Rc<Self>, calls: Vec<Call<HostFile>>) {
-        let carrier = Arc::clone(self.custody.carrier());
         let mut open: HashMap<CallId, (Phase, Location, Option<TransitionId>)> = calls
             .iter()
             .map(|call| (call.id(), (call.phase(), call.location().clone(), call.transition())))
             .collect();
+        let calls: Vec<(Call<HostFile>, Arc<Shared>)> = calls
+            .into_iter()
+            .map(|call| {
+                let carrier = self.carriers.through(call.carrier());
+                (call, carrier)
+            })
+            .collect();
         let (sender, mut receiver) = mpsc::unbounded_channel();
         self.running.set(self.running.get() + 1);
         tokio::task::spawn_blocking(move || {
-            for call in calls {
+            for (call, carrier) in calls {
                 let start = Instant::now();
                 let outcome = call.run(&*carrier);
                 let done = Done { id: call.id(), outcome, start, end: Instant::now() };
@@ -456,6 +517,8 @@ impl Host {
         });
         let host = Rc::clone(self);
         tokio::task::spawn_local(async move {
+            let copying = Arc::clone(&host.carriers.copying);
+            let mut beats = copying.beats();
             loop {
                 match tokio::time::timeout(HANDLER_DEADLINE, receiver.recv()).await {
                     Ok(Some(done)) => {
@@ -465,6 +528,7 @@ impl Host {
                         }
                     }
                     Ok(None) => break,
+                    Err(_) if copying.beats() != beats => beats = copying.beats(),
                     Err(_) => {
                         for (id, (phase, location, _)) in open.drain() {
                             let reason = format!(
@@ -562,6 +626,9 @@ impl Host {
         // That a session has ended is told by whoever ended it.
         if let Some(what) = what {
             self.tell_ended(&report, session, &what, total);
+        }
+        if report.scope == luo_core::Scope::Machine {
+            self.close_arena_after_use();
         }
         self.sessions_changed.notify_waiters();
         let ended = Rc::new(Ended { report, total, timings: RefCell::new(timings) });

@@ -11,6 +11,7 @@
 //! meanwhile comes to it before it takes over.
 
 mod access;
+mod carriers;
 mod clients;
 mod custody;
 #[doc(hidden)]
@@ -34,12 +35,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use luo_abi::keeper::Role;
-use luo_core::{Event as CycleEvent, Failure, Scope};
+use luo_core::{CarrierId, Event as CycleEvent, Failure, Scope, State};
 
 use crate::config::Config;
 use crate::store::{Event, Events, Store, StoreError, Table};
+use carriers::Carriers;
 use custody::Custody;
 use host::Host;
+use refusal::Refusal;
 use restore::{Loaded, Restored};
 
 /// How long clients have to send again what a worker that died did not answer.
@@ -72,6 +75,8 @@ pub enum Ended {
     Retired,
     /// The machine has departed: the next worker arrives.
     Departed,
+    /// The machine has departed through a carrier that reaches farther: the next luod arrives.
+    Left,
     /// luod is being stopped.
     Stopped,
 }
@@ -114,7 +119,8 @@ pub async fn run(config: Config, start: Start) -> Result<Ended, WorkerError> {
         // What the rehearsal changes it changes in a copy.
         let copy = Arc::new(table.copy());
         let custody = new_custody(&store, &copy, incarnation)?;
-        let verdict = match Loaded::read(&custody).restore(&config, &custody, true) {
+        let carriers = new_carriers(&config, &custody);
+        let verdict = match Loaded::read(&custody).restore(&config, &custody, &carriers, true) {
             Ok(restored) => restored.check(),
             Err(error) => Err(error),
         };
@@ -182,6 +188,10 @@ fn new_custody(
     Custody::new(Arc::clone(store), Arc::clone(table), incarnation).map_err(WorkerError::Kept)
 }
 
+fn new_carriers(config: &Config, custody: &Custody) -> Carriers {
+    Carriers::new(Arc::clone(custody.carrier()), config.arena.clone())
+}
+
 async fn restore(
     config: &Config,
     store: &Arc<dyn Store>,
@@ -189,10 +199,12 @@ async fn restore(
     incarnation: u64,
 ) -> Result<Rc<Host>, WorkerError> {
     let custody = new_custody(store, table, incarnation)?;
-    let restored =
-        Loaded::read(&custody).restore(config, &custody, true).map_err(WorkerError::Restore)?;
+    let carriers = new_carriers(config, &custody);
+    let restored = Loaded::read(&custody)
+        .restore(config, &custody, &carriers, false)
+        .map_err(WorkerError::Restore)?;
     let Restored { core, persisted, held, departed, failed, unknown } = restored;
-    let host = Host::new(config.clone(), core, custody, persisted, departed);
+    let host = Host::new(config.clone(), core, custody, carriers, persisted, departed);
     for (id, server) in held {
         if let Err(refusal) = host.watch_holder(id, server, false) {
             tracing::warn!(reason = refusal.reason(), "a session is held by nobody from here on");
@@ -208,10 +220,31 @@ async fn restore(
 }
 
 impl Host {
+    /// What an arena holds that is not committed went with the worker that wrote it.
+    async fn undo_what_went_with_the_worker(self: &Rc<Self>) -> Result<(), Refusal> {
+        let lost = {
+            let core = self.core.borrow();
+            let status = core.status();
+            core.carrier() != CarrierId::NEAR
+                && status.transition.is_none()
+                && matches!(status.state, State::Prepared | State::Frozen)
+        };
+        if lost {
+            self.tell(
+                "state",
+                None,
+                "what was prepared in the arena is undone: it went with the worker before"
+                    .to_owned(),
+            );
+            self.cancel(Scope::Machine).await?;
+        }
+        Ok(())
+    }
+
     /// Takes up the handover of a machine that has departed, or undoes what was cut short.
     async fn take_up_or_resume(self: &Rc<Self>) -> Result<(), String> {
-        if self.departed {
-            let arrived = self.run(|core| core.begin(Scope::Machine, CycleEvent::Arrive)).await;
+        if let Some(carrier) = self.departed {
+            let arrived = self.run_through(CycleEvent::Arrive, carrier).await;
             arrived.map_err(|refusal| format!("not arrived: {}", refusal.reason()))?;
             self.tell("state", None, "arrived".to_owned());
             return Ok(());
@@ -223,7 +256,10 @@ impl Host {
         self.pump();
         // Clients find what they were told, not what is being undone.
         self.handlers_idle().await;
-        let undone = self.undo_rehearsal().await;
+        let undone = match self.undo_rehearsal().await {
+            Ok(()) => self.undo_what_went_with_the_worker().await,
+            failed => failed,
+        };
         self.note_unheld();
         let kept = self.commit().await;
         undone.and(kept).map_err(|refusal| refusal.reason().to_owned())
@@ -236,6 +272,16 @@ fn forget_requests(host: &Rc<Host>) {
         tokio::time::sleep(REPETITIONS).await;
         host.persisted.borrow_mut().forget_requests();
     });
+}
+
+/// The machine has departed. Whoever reaches no farther than the next worker is followed by it;
+/// otherwise nothing may begin here any more.
+async fn departed(host: &Rc<Host>) -> Result<Ended, WorkerError> {
+    if host.core.borrow().carrier() == CarrierId::NEAR {
+        return Ok(Ended::Departed);
+    }
+    host.custody.leave().await?;
+    Ok(Ended::Left)
 }
 
 /// Participants of the worker before that do not come back have gone, like those whose connection
@@ -269,7 +315,7 @@ async fn serve(host: &Rc<Host>, events: &mut Events) -> Result<Ended, WorkerErro
     loop {
         let event = tokio::select! {
             event = events.next() => event,
-            () = host.upgrades.departed() => return Ok(Ended::Departed),
+            () = host.upgrades.departed() => return departed(host).await,
         };
         match event {
             Event::Quiesce => match host.quiesce().await {

@@ -8,7 +8,7 @@
 use std::rc::Rc;
 
 use luo::protocol::Report;
-use luo_core::{Event, Scope, State};
+use luo_core::{CarrierId, Event, Scope, State};
 
 use super::custody::space;
 use super::host::Host;
@@ -18,16 +18,16 @@ use super::refusal::Refusal;
 const RECORD: &[u8] = b"rehearsal";
 
 impl Host {
-    /// Prepares, freezes and cancels, and tells how long each part took.
-    pub(crate) async fn rehearse(self: &Rc<Self>) -> Result<Report, Refusal> {
+    /// Prepares through a carrier, freezes and cancels, and tells how long each part took.
+    pub(crate) async fn rehearse(self: &Rc<Self>, carrier: CarrierId) -> Result<Report, Refusal> {
         let machine = self.core.borrow().status();
         if machine.state != State::Normal || machine.transition.is_some() {
             // An update goes on, and is not ours to undo: this says so.
-            return self.rehearse_noted().await;
+            return self.rehearse_noted(carrier).await;
         }
         let note = self.custody.allocate(space::REHEARSAL);
         self.custody.put(note, RECORD, &[]);
-        let report = self.rehearse_noted().await;
+        let report = self.rehearse_noted(carrier).await;
         self.custody.forget(note);
         let kept = self.commit().await;
         let report = report?;
@@ -35,10 +35,10 @@ impl Host {
         Ok(report)
     }
 
-    async fn rehearse_noted(self: &Rc<Self>) -> Result<Report, Refusal> {
+    async fn rehearse_noted(self: &Rc<Self>, carrier: CarrierId) -> Result<Report, Refusal> {
         let step =
             async |event| self.run(|core| core.begin(Scope::Machine, event)).await?.to_protocol();
-        let mut whole = step(Event::Prepare).await?;
+        let mut whole = self.run_through(Event::Prepare, carrier).await?.to_protocol()?;
         let mut frozen = step(Event::Freeze).await?;
         let mut cancelled = step(Event::Cancel).await?;
         whole.timings.append(&mut frozen.timings);

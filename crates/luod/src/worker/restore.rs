@@ -19,8 +19,9 @@ use luo_carriers::HostFile;
 use luo_core::{
     Caps, CarrierId, FileKey, Handle, MachineRecord, Orchestrator, SessionRecord, State,
 };
-use luo_files::{LiveHandler, MemfdHandler};
+use luo_files::{LiveHandler, MemfdHandler, RecordHandler};
 
+use super::carriers::{self, Carriers};
 use super::custody::{Custody, space};
 use super::persist::Persisted;
 use super::records::{self, FileExtra, SessionExtra};
@@ -62,8 +63,8 @@ pub(crate) struct Restored {
     pub(crate) persisted: Persisted,
     /// Sessions that somebody holds, and luod's ends of their descriptors.
     pub(crate) held: Vec<(luo_core::SessionId, HostFile)>,
-    /// The machine has departed: its handover is to be taken up.
-    pub(crate) departed: bool,
+    /// The machine has departed, through that carrier: its handover is to be taken up.
+    pub(crate) departed: Option<CarrierId>,
     /// What could not be restored, and why.
     pub(crate) failed: Vec<String>,
     /// Files that are there, but of handlers that this luod does not have.
@@ -110,26 +111,53 @@ impl Loaded {
         loaded
     }
 
-    /// Whether the machine has committed a handover that nobody has taken up.
-    fn departed(&self) -> bool {
-        self.machine.as_ref().is_some_and(|(_, record)| record.departed)
+    /// Through which carrier the machine has committed a handover that nobody has taken up. The
+    /// record may be of a commit that was cut short: what counts is the handover. A candidate
+    /// leaves the arena to the worker that has it open.
+    fn departed(
+        &mut self,
+        custody: &Custody,
+        carriers: &Carriers,
+        candidate: bool,
+    ) -> Option<CarrierId> {
+        match &self.machine {
+            Some((_, record)) if !record.departed => None,
+            Some((_, record)) if record.carrier == CarrierId::NEAR => {
+                custody.has(key::HANDOVER).then_some(CarrierId::NEAR)
+            }
+            // With records of sessions this is no fresh luod: what is in the arena is another's.
+            None if !self.sessions.is_empty() => None,
+            _ if candidate || !carriers.has_arena() => None,
+            _ => match carriers.arena().and_then(|arena| arena.committed()) {
+                Ok(Some(_)) => Some(carriers::ARENA),
+                Ok(None) => {
+                    carriers.close_arena();
+                    None
+                }
+                Err(failure) => {
+                    carriers.close_arena();
+                    self.damaged.push(format!("the arena: {}", failure.reason()));
+                    None
+                }
+            },
+        }
     }
 
-    /// Builds the framework. `take_up`: whether a committed handover is to be taken up; otherwise
-    /// its machine is restored as it was before it departed.
+    /// Builds the framework, and takes up a committed handover. `candidate`: this is a rehearsal.
     pub(crate) fn restore(
         mut self,
         config: &Config,
         custody: &Custody,
-        take_up: bool,
+        carriers: &Carriers,
+        candidate: bool,
     ) -> Result<Restored, String> {
-        let departed = take_up && self.departed();
+        let departed = self.departed(custody, carriers, candidate);
         let mut core = new_core(config)?;
         let mut persisted = Persisted::default();
         let mut failed = std::mem::take(&mut self.damaged);
         let mut unknown = Vec::new();
         let mut held = Vec::new();
-        if departed {
+        if departed.is_some() {
             // Everything is in the handover; the records of before end with it.
             let number = self.machine.as_ref().map_or(0, |(_, record)| record.number);
             let fresh = MachineRecord {
@@ -236,7 +264,10 @@ fn new_core(config: &Config) -> Result<Orchestrator<HostFile>, String> {
         exempt_root: true,
     };
     let mut core = Orchestrator::new(Caps::LIVE | Caps::MEMORY | Caps::BYTES, limits);
+    let arena = core.add_carrier(carriers::ARENA_CAPS).map_err(|error| error.to_string())?;
+    debug_assert_eq!(arena, carriers::ARENA);
     core.register_handler(Arc::new(LiveHandler)).map_err(|error| error.to_string())?;
+    core.register_handler(Arc::new(RecordHandler)).map_err(|error| error.to_string())?;
     core.register_handler(Arc::new(MemfdHandler)).map_err(|error| error.to_string())?;
     Ok(core)
 }
@@ -288,7 +319,8 @@ mod tests {
         records::file(&file, &FileExtra::default(), &mut bytes).unwrap();
         let (reader, _writer) = rustix::pipe::pipe().unwrap();
         custody.put(custody.allocate(space::FILE), &bytes, &[&HostFile::from(reader)]);
-        Loaded::read(&custody).restore(&Config::default(), &custody, true).unwrap()
+        let carriers = Carriers::new(Arc::clone(custody.carrier()), None);
+        Loaded::read(&custody).restore(&Config::default(), &custody, &carriers, true).unwrap()
     }
 
     #[test]

@@ -32,7 +32,7 @@ use crate::store::Upgrade;
 /// How long the new worker may take to say its version.
 const VERSION_DEADLINE: Duration = Duration::from_secs(1);
 /// How long the last replies of a worker that is to go may take.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Between two questions to a keeper that waits for the end of the worker before.
 const ASK_AGAIN: Duration = Duration::from_millis(10);
@@ -265,6 +265,8 @@ impl Host {
             }
         }
         self.handlers_idle().await;
+        // The next worker needs it; this one opens it again if it goes on.
+        self.carriers.close_arena();
         self.commit().await
     }
 

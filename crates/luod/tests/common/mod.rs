@@ -101,6 +101,20 @@ impl Luod {
         self.keeper.try_wait().expect("its state").is_none()
     }
 
+    /// Waits until luod has ended by itself.
+    pub(crate) fn wait_for_end(&mut self) {
+        let start = Instant::now();
+        while self.keeper_is_running() {
+            assert!(start.elapsed() < PATIENCE, "luod does not end\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Its exit status, once it has ended.
+    pub(crate) fn exit_status(&mut self) -> Option<i32> {
+        self.keeper.try_wait().expect("its state").and_then(|status| status.code())
+    }
+
     /// Kills the worker; the next one may not serve yet when this comes back.
     pub(crate) fn kill_worker(&self) {
         kill_process(self.worker(), Signal::KILL).expect("the worker is there");

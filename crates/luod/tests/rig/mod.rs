@@ -78,12 +78,12 @@ fn settings(listeners: Vec<OwnedFd>) -> Settings {
 
 pub fn role_keeper() {
     let listener = UnixListener::bind(directory().join("socket")).unwrap();
-    end(luod::keeper::run(settings(vec![listener.into()])));
+    end(luod::keeper::run(settings(vec![listener.into()])).map(drop));
 }
 
 pub fn role_resume() {
     let state = std::env::args().next_back().unwrap().parse().unwrap();
-    end(luod::keeper::resume(settings(Vec::new()), state));
+    end(luod::keeper::resume(settings(Vec::new()), state).map(drop));
 }
 
 fn end(result: Result<(), luod::keeper::Error>) {

@@ -229,6 +229,10 @@ impl Store for SystemdStore {
         Ticket::done(Ok(()))
     }
 
+    fn leave(&self) -> Ticket {
+        self.order(Order::Say("STATUS=the machine has departed".to_owned()), 0)
+    }
+
     fn refuse(&self, reason: &str) -> Ticket {
         let line: String = reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         self.order(Order::Say(format!("STATUS=cannot restore what is kept: {line}")), 0)

@@ -10,11 +10,11 @@ use std::time::Duration;
 use luo::protocol::{
     self, Answer, ClaimSession, CreateSession, FileInfo, FileList, FinishMachine, Handover,
     ListFiles, MANAGER, Nothing, Participate, ReleaseSession, Report, Reported, SessionGiven,
-    SessionInfo, SessionList, Status, SubsystemInfo, Upgrade, Watched,
+    SessionInfo, SessionList, Status, SubsystemInfo, Through, Upgrade, Watched,
 };
 use luo_core::{
-    Criticality, Errno, Event, FileKey, FinishOptions, Incoming, OnClose, Policy, Scope, SessionId,
-    Side, State, SubsystemKind, SubsystemOptions, Token,
+    CarrierId, Criticality, Errno, Event, FileKey, FinishOptions, Incoming, OnClose, Policy, Scope,
+    SessionId, Side, State, SubsystemKind, SubsystemOptions, Token,
 };
 use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::sync::{broadcast, mpsc};
@@ -27,6 +27,7 @@ use crate::worker::access::Peer;
 use crate::worker::host::{Host, Told, state};
 use crate::worker::refusal::Refusal;
 use crate::worker::sessions::now_seconds;
+use crate::worker::upgrade::LAST_WORDS;
 
 /// Files in one part of a list.
 const FILES_PER_PART: usize = 1_000;
@@ -135,13 +136,19 @@ impl ManagerService {
                     Ok(Reply::new(&Nothing {}))
                 })
             }
-            "Prepare" => self.event("prepare", |host| event(host, Event::Prepare)),
+            "Prepare" => {
+                let Through { carrier } = call.parameters()?;
+                self.event("prepare", |host| async move {
+                    let carrier = host.carriers.asked_for(carrier.as_deref())?;
+                    host.run_through(Event::Prepare, carrier).await?.to_protocol()
+                })
+            }
             "Freeze" => self.event("freeze", |host| event(host, Event::Freeze)),
             "Cancel" => self.event("cancel", |host| async move {
                 let _busy = host.busy_when_resumed().await;
                 Ok(host.cancel(Scope::Machine).await?.told_as("cancel"))
             }),
-            "Depart" => self.event("depart", depart),
+            "Depart" => self.depart(),
             "Finish" => {
                 let FinishMachine { unclaimed } = call.parameters()?;
                 let options = FinishOptions {
@@ -152,7 +159,13 @@ impl ManagerService {
                     host.run(|core| core.finish(Scope::Machine, options)).await?.to_protocol()
                 })
             }
-            "Rehearse" => self.event("rehearse", |host| async move { host.rehearse().await }),
+            "Rehearse" => {
+                let Through { carrier } = call.parameters()?;
+                self.event("rehearse", |host| async move {
+                    let carrier = host.carriers.asked_for(carrier.as_deref())?;
+                    host.rehearse(carrier).await
+                })
+            }
             "Upgrade" => self.upgrade(call.parameters()?, descriptors),
             "GetHandover" => Pending::Ready(or_refused(self.handover())),
             "Watch" if call.more => self.watch(),
@@ -195,6 +208,9 @@ impl ManagerService {
             keeper: self.host.config.keeper.name().to_owned(),
             carrier: carrier.name().to_owned(),
             reach: carrier.reach().name().to_owned(),
+            through: (machine.state != State::Normal || machine.transition.is_some())
+                .then(|| self.host.carriers.name(core.carrier()).to_owned()),
+            arena: self.host.config.arena.as_ref().map(|path| path.display().to_string()),
             state: state(machine.state),
             transition: machine.transition.map(|event| event.name().to_owned()),
             liveupdate_number: core.number(),
@@ -375,6 +391,34 @@ impl ManagerService {
         })
     }
 
+    /// Commits the handover. Then this worker ends; where the carrier reaches no farther the next
+    /// one arrives, and the client hears of it there if its answer was lost. Otherwise luod ends,
+    /// and the client hears of it first.
+    fn depart(&self) -> Pending {
+        let host = Rc::clone(&self.host);
+        let departing = self.event("depart", |host| async move {
+            let report = event(Rc::clone(&host), Event::Depart).await?;
+            if host.core.borrow().carrier() == CarrierId::NEAR {
+                host.upgrades.depart();
+            } else {
+                // Also when nobody is there to hear it.
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(LAST_WORDS).await;
+                    host.upgrades.depart();
+                });
+            }
+            Ok(report)
+        });
+        let Pending::Later(reply) = departing else { return departing };
+        Pending::later(async move {
+            let reply = reply.await;
+            if !host.core.borrow().status().departed {
+                return reply;
+            }
+            reply.when_delivered(move || host.upgrades.depart())
+        })
+    }
+
     fn upgrade(&self, parameters: Upgrade, mut descriptors: Given) -> Pending {
         if let Err(refusal) = self.host.access.operator(self.peer, "upgrade") {
             return Pending::Ready(Reply::refused_by_manager(refusal));
@@ -546,13 +590,6 @@ fn told_to(host: &Host, peer: Peer, told: &Told) -> bool {
 
 async fn event(host: Rc<Host>, event: Event) -> Result<Report, Refusal> {
     host.run(|core| core.begin(Scope::Machine, event)).await?.to_protocol()
-}
-
-/// Commits the handover; then this worker ends and the next one arrives.
-async fn depart(host: Rc<Host>) -> Result<Report, Refusal> {
-    let report = event(Rc::clone(&host), Event::Depart).await?;
-    host.upgrades.depart();
-    Ok(report)
 }
 
 fn describe(

@@ -1,0 +1,267 @@
+//! The carriers of this luod: the keeper's, for what stays in this system, and the arena, for an
+//! update of the machine that goes farther.
+//!
+//! Invariants:
+//! - A call keeps things in the carrier that it names. What has a handle is in the carrier that the
+//!   handle's space names.
+//! - The arena is open, and locked, only while the machine's update goes through it.
+//! - An arena that cannot be opened is a failure of what needs it, and of nothing else.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use luo_abi::keeper::key;
+use luo_carriers::HostFile;
+use luo_carriers::arena::ArenaCarrier;
+use luo_core::{Caps, Carrier, CarrierId, Errno, Failure, Handle, Keep, Reach, Recall};
+
+use super::refusal::Refusal;
+
+/// Any carrier.
+pub(crate) type Shared = dyn Carrier<HostFile> + Send + Sync;
+
+/// The arena, as the framework knows it.
+pub(crate) const ARENA: CarrierId = CarrierId(1);
+
+/// What the arena can keep, open or not.
+pub(crate) const ARENA_CAPS: Caps = Caps::MEMORY.union(Caps::BYTES);
+
+/// Whether copying goes on, and whether it should.
+#[derive(Debug, Default)]
+pub(crate) struct Copying {
+    /// Counts signs of life.
+    beats: AtomicU64,
+    cancelled: AtomicBool,
+}
+
+impl Copying {
+    /// Changes while something is being copied.
+    pub(crate) fn beats(&self) -> u64 {
+        self.beats.load(Ordering::Relaxed)
+    }
+
+    /// What is being copied stops soon.
+    pub(crate) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    fn begin(&self) {
+        self.cancelled.store(false, Ordering::Relaxed);
+    }
+
+    fn go_on(&self) -> Result<(), Failure> {
+        self.beats.fetch_add(1, Ordering::Relaxed);
+        match self.cancelled.load(Ordering::Relaxed) {
+            false => Ok(()),
+            true => Err(Failure::new(Errno::Canceled, "the update was cancelled")),
+        }
+    }
+}
+
+/// See the module.
+pub(crate) struct Carriers {
+    near: Arc<Shared>,
+    path: Option<PathBuf>,
+    arena: RefCell<Option<Arc<Shared>>>,
+    pub(crate) copying: Arc<Copying>,
+}
+
+impl std::fmt::Debug for Carriers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Carriers").field("arena", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Carriers {
+    pub(crate) fn new(near: Arc<Shared>, arena: Option<PathBuf>) -> Self {
+        Self { near, path: arena, arena: RefCell::default(), copying: Arc::default() }
+    }
+
+    pub(crate) fn near(&self) -> &Arc<Shared> {
+        &self.near
+    }
+
+    /// Whether this luod has an arena.
+    pub(crate) fn has_arena(&self) -> bool {
+        self.path.is_some()
+    }
+
+    /// The carrier that a request names, the near one where it names none.
+    ///
+    /// # Errors
+    /// ENOENT with the names that there are.
+    pub(crate) fn asked_for(&self, name: Option<&str>) -> Result<CarrierId, Refusal> {
+        match name.unwrap_or("keeper") {
+            "keeper" => Ok(CarrierId::NEAR),
+            "arena" if self.has_arena() => Ok(ARENA),
+            "arena" => Err(Refusal::new(
+                Errno::NoEnt,
+                "luod has no arena: make one with `luoctl arena create`, and name it in the \
+                 configuration (`arena = \"PATH\"`)",
+            )),
+            other => Err(Refusal::new(
+                Errno::NoEnt,
+                format!("there is no carrier {other:?}: there are \"keeper\" and \"arena\""),
+            )),
+        }
+    }
+
+    /// The word for a carrier.
+    pub(crate) fn name(&self, carrier: CarrierId) -> &'static str {
+        if carrier == CarrierId::NEAR { self.near.name() } else { "arena" }
+    }
+
+    /// The arena, opened where it is not open yet.
+    ///
+    /// # Errors
+    /// ENOENT where none is configured; what opening it says.
+    pub(crate) fn arena(&self) -> Result<Arc<Shared>, Failure> {
+        if let Some(arena) = &*self.arena.borrow() {
+            return Ok(Arc::clone(arena));
+        }
+        let Some(path) = &self.path else {
+            return Err(Failure::new(Errno::NoEnt, "luod has no arena"));
+        };
+        self.copying.begin();
+        let copying = Arc::clone(&self.copying);
+        let arena = ArenaCarrier::open(path)?;
+        let opened: Arc<Shared> =
+            Arc::new(arena.with_progress(Box::new(move |_, _| copying.go_on())));
+        *self.arena.borrow_mut() = Some(Arc::clone(&opened));
+        Ok(opened)
+    }
+
+    /// A new update through the arena begins.
+    pub(crate) fn begin_copying(&self) {
+        self.copying.begin();
+    }
+
+    /// Lets go of the arena, once what uses it has ended.
+    pub(crate) fn close_arena(&self) {
+        *self.arena.borrow_mut() = None;
+    }
+
+    /// The carrier to run a call with that keeps things in this one.
+    pub(crate) fn through(&self, carrier: CarrierId) -> Arc<Shared> {
+        if carrier == CarrierId::NEAR && self.arena.borrow().is_none() {
+            return Arc::clone(&self.near);
+        }
+        let far = self.arena().map_err(|failure| {
+            (failure.errno(), format!("the arena cannot be used: {}", failure.reason()))
+        });
+        let keeps_near = carrier == CarrierId::NEAR;
+        Arc::new(Routed { near: Arc::clone(&self.near), far, keeps_near })
+    }
+}
+
+/// Both carriers as one.
+struct Routed {
+    near: Arc<Shared>,
+    /// Or why it cannot be used.
+    far: Result<Arc<Shared>, (Errno, String)>,
+    keeps_near: bool,
+}
+
+impl Routed {
+    fn far(&self) -> Result<&Shared, Failure> {
+        match &self.far {
+            Ok(far) => Ok(&**far),
+            Err((errno, reason)) => Err(Failure::new(*errno, reason.as_str())),
+        }
+    }
+
+    /// Where new things are kept.
+    fn keep(&self) -> Result<&Shared, Failure> {
+        if self.keeps_near { Ok(&*self.near) } else { self.far() }
+    }
+
+    /// Where a handle leads.
+    fn of(&self, handle: Handle) -> Result<&Shared, Failure> {
+        if key::space(handle.0) == luo_abi::arena::SPACE { self.far() } else { Ok(&*self.near) }
+    }
+}
+
+impl Keep<HostFile> for Routed {
+    fn caps(&self) -> Caps {
+        self.keep().map_or(ARENA_CAPS, |carrier| Keep::caps(carrier))
+    }
+
+    fn keep_memory(&self, memory: &HostFile, len: u64) -> Result<Handle, Failure> {
+        self.keep()?.keep_memory(memory, len)
+    }
+
+    fn refresh_memory(&self, handle: Handle, memory: &HostFile, len: u64) -> Result<(), Failure> {
+        self.of(handle)?.refresh_memory(handle, memory, len)
+    }
+
+    fn keep_bytes(&self, bytes: &[u8]) -> Result<Handle, Failure> {
+        self.keep()?.keep_bytes(bytes)
+    }
+
+    fn keep_live(&self, file: &HostFile) -> Result<Handle, Failure> {
+        self.keep()?.keep_live(file)
+    }
+
+    fn forget(&self, handle: Handle) {
+        // What is in an arena that cannot be opened was never committed, or will be found again.
+        if let Ok(carrier) = self.of(handle) {
+            carrier.forget(handle);
+        }
+    }
+
+    fn progress(&self, done: u64, total: u64) -> Result<(), Failure> {
+        Keep::progress(self.keep()?, done, total)
+    }
+}
+
+impl Recall<HostFile> for Routed {
+    fn caps(&self) -> Caps {
+        Keep::caps(self)
+    }
+
+    fn memory(&self, handle: Handle) -> Result<HostFile, Failure> {
+        self.of(handle)?.memory(handle)
+    }
+
+    fn bytes(&self, handle: Handle) -> Result<Vec<u8>, Failure> {
+        self.of(handle)?.bytes(handle)
+    }
+
+    fn live(&self, handle: Handle) -> Result<HostFile, Failure> {
+        self.of(handle)?.live(handle)
+    }
+
+    fn release(&self, handle: Handle) {
+        if let Ok(carrier) = self.of(handle) {
+            carrier.release(handle);
+        }
+    }
+
+    fn progress(&self, done: u64, total: u64) -> Result<(), Failure> {
+        Keep::progress(self, done, total)
+    }
+}
+
+impl Carrier<HostFile> for Routed {
+    fn name(&self) -> &'static str {
+        self.keep().map_or("arena", |carrier| carrier.name())
+    }
+
+    fn reach(&self) -> Reach {
+        self.keep().map_or(Reach::Power, |carrier| carrier.reach())
+    }
+
+    fn commit(&self, handover: &[u8]) -> Result<(), Failure> {
+        self.keep()?.commit(handover)
+    }
+
+    fn committed(&self) -> Result<Option<Vec<u8>>, Failure> {
+        self.keep()?.committed()
+    }
+
+    fn retire(&self) -> Result<(), Failure> {
+        self.keep()?.retire()
+    }
+}

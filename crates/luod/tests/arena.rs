@@ -1,0 +1,322 @@
+//! The machine departs through an arena: every process ends, and the next luod has everything.
+
+mod common;
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use common::{Luod, errno, pipe};
+use luo::{Error, Record, Session, State, Unclaimed};
+use luo_carriers::arena::{self, Arena, FileMedium};
+use rustix::fs::{MemfdFlags, memfd_create};
+use tempfile::TempDir;
+
+const MIB: u64 = 1 << 20;
+
+/// An arena on a disk file, and the configuration that names it.
+struct Place {
+    directory: TempDir,
+}
+
+impl Place {
+    fn new(size: u64) -> Self {
+        let place = Self { directory: tempfile::tempdir().unwrap() };
+        make(&place.path(), size);
+        place
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("arena")
+    }
+
+    /// The next luod, of which nothing but the arena is left from the one before.
+    fn luod(&self) -> Luod {
+        Luod::start_with(&format!("arena = {:?}", self.path()))
+    }
+}
+
+fn make(path: &Path, size: u64) {
+    let medium = FileMedium::create(path, size).unwrap();
+    Arena::create(Arc::new(medium), arena::machine_id().unwrap(), false).unwrap();
+}
+
+/// A memory file with a page of its own every 64 KiB, and holes between.
+fn memory(seed: u64, size: u64) -> File {
+    let file = File::from(memfd_create("state", MemfdFlags::CLOEXEC).unwrap());
+    file.set_len(size).unwrap();
+    for at in (0..size).step_by(64 << 10) {
+        file.write_all_at(&page(seed, at), at).unwrap();
+    }
+    file
+}
+
+fn page(seed: u64, at: u64) -> Vec<u8> {
+    (0..512_u64).flat_map(|word| (seed ^ at ^ (word << 40)).to_le_bytes()).collect()
+}
+
+fn assert_memory(file: OwnedFd, seed: u64, size: u64) {
+    let file = File::from(file);
+    assert_eq!(file.metadata().unwrap().len(), size);
+    let mut buffer = vec![0; 4096];
+    for at in (0..size).step_by(64 << 10) {
+        file.read_exact_at(&mut buffer, at).unwrap();
+        assert!(buffer == page(seed, at), "page at {at}");
+    }
+}
+
+/// A session `shop` with memory (1) and a record (2), on its way through the arena.
+fn departed(place: &Place, size: u64) {
+    let mut luod = place.luod();
+    let shop = luod.session("shop");
+    shop.preserve(1, memory(7, size)).unwrap();
+    shop.preserve(2, Record::new(b"page=3").unwrap()).unwrap();
+    depart(&mut luod);
+}
+
+/// Through every phase; luod ends and says so by its status.
+fn depart(luod: &mut Luod) {
+    let manager = luod.manager();
+    manager.prepare_through("arena").unwrap();
+    assert_eq!(manager.status().unwrap().through.as_deref(), Some("arena"));
+    manager.freeze().unwrap();
+    manager.depart().unwrap();
+    luod.wait_for_end();
+    assert_eq!(luod.exit_status(), Some(3), "{}", luod.log());
+}
+
+fn assert_arrived(luod: &Luod, size: u64) -> Session {
+    assert_eq!(luod.manager().status().unwrap().state, State::Updated);
+    let shop = luod.session("shop");
+    assert!(shop.is_updated().unwrap());
+    assert_memory(shop.retrieve(1).unwrap(), 7, size);
+    let record = Record::try_from(shop.retrieve(2).unwrap()).unwrap();
+    assert_eq!(record.bytes().unwrap(), b"page=3");
+    shop
+}
+
+#[test]
+fn memory_and_records_outlive_every_process() {
+    let place = Place::new(64 * MIB);
+    departed(&place, 16 * MIB);
+    let luod = place.luod();
+    let shop = assert_arrived(&luod, 16 * MIB);
+    let status = luod.manager().status().unwrap();
+    assert_eq!((status.liveupdate_number, status.through.as_deref()), (1, Some("arena")));
+    shop.finish_and_carry().unwrap();
+    assert_eq!(luod.manager().finish(Unclaimed::Refuse).unwrap().unwrap().state, State::Normal);
+    // It goes on as if it had been given here, and is in the arena no more.
+    assert_eq!(shop.info().unwrap().files, [1, 2]);
+    drop(luod);
+    let luod = place.luod();
+    let status = luod.manager().status().unwrap();
+    assert_eq!((status.state, status.sessions), (State::Normal, 0));
+}
+
+#[test]
+fn a_machine_goes_over_again_and_again() {
+    let place = Place::new(32 * MIB);
+    departed(&place, 8 * MIB);
+    for round in 1..4 {
+        let mut luod = place.luod();
+        let shop = assert_arrived(&luod, 8 * MIB);
+        assert_eq!(luod.manager().status().unwrap().liveupdate_number, round);
+        shop.finish_and_carry().unwrap();
+        luod.manager().finish(Unclaimed::Refuse).unwrap();
+        depart(&mut luod);
+    }
+}
+
+#[test]
+fn what_no_carrier_takes_so_far_is_refused_by_name_or_left_out() {
+    let place = Place::new(32 * MIB);
+    let mut luod = place.luod();
+    let shop = luod.session("shop");
+    let (reader, writer) = pipe();
+    shop.preserve(1, &reader).unwrap();
+    shop.preserve(2, Record::new(b"x").unwrap()).unwrap();
+    match luod.manager().prepare_through("arena") {
+        Err(Error::Refused(refusal)) => {
+            assert!(refusal.reason.contains("live descriptors"), "{refusal}");
+            let failure = refusal.failure.unwrap();
+            assert_eq!((failure.session.as_deref(), failure.token), (Some("shop"), Some(1)));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(luod.manager().status().unwrap().state, State::Normal);
+    shop.unpreserve(1).unwrap();
+    let verdicts = shop.preserve_optional(&[(3, &reader)]).unwrap();
+    assert!(verdicts[0].is_ok());
+    let report = luod.manager().prepare_through("arena").unwrap().unwrap();
+    assert_eq!(report.left_out.len(), 1);
+    luod.manager().freeze().unwrap();
+    luod.manager().depart().unwrap();
+    luod.wait_for_end();
+    let luod = place.luod();
+    assert_eq!(luod.session("shop").info().unwrap().incoming, [2]);
+    drop(writer);
+}
+
+#[test]
+fn an_arena_without_room_is_found_in_prepare_and_nothing_is_lost() {
+    let place = Place::new(4 * MIB);
+    let luod = place.luod();
+    let shop = luod.session("shop");
+    let random: Vec<u8> = (0..8 * MIB).map(|at| (at * at >> 7) as u8 | 1).collect();
+    let file = File::from(memfd_create("large", MemfdFlags::CLOEXEC).unwrap());
+    file.write_all_at(&random, 0).unwrap();
+    shop.preserve(1, &file).unwrap();
+    match luod.manager().prepare_through("arena") {
+        Err(Error::Refused(refusal)) => {
+            assert_eq!(refusal.errno, "ENOSPC");
+            assert!(refusal.reason.contains("bytes"), "{refusal}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(luod.manager().status().unwrap().state, State::Normal);
+    assert_eq!(shop.info().unwrap().files, [1]);
+    // What fits goes through.
+    shop.unpreserve(1).unwrap();
+    shop.preserve(1, memory(1, 2 * MIB)).unwrap();
+    luod.manager().prepare_through("arena").unwrap();
+    luod.manager().cancel().unwrap();
+}
+
+#[test]
+fn a_worker_that_dies_before_the_commit_leaves_everything_as_it_was() {
+    let place = Place::new(32 * MIB);
+    let mut luod = place.luod();
+    let shop = luod.session("shop");
+    shop.preserve(1, memory(7, 8 * MIB)).unwrap();
+    shop.preserve(2, Record::new(b"page=3").unwrap()).unwrap();
+    for frozen in [false, true] {
+        luod.manager().prepare_through("arena").unwrap();
+        if frozen {
+            luod.manager().freeze().unwrap();
+        }
+        let before = luod.worker();
+        luod.kill_worker();
+        luod.wait("another worker", || luod.worker() != before);
+        let status = luod.manager().status().unwrap();
+        assert_eq!((status.state, status.through), (State::Normal, None), "{}", luod.log());
+        assert_eq!(shop.info().unwrap().files, [1, 2]);
+    }
+    depart(&mut luod);
+    assert_arrived(&place.luod(), 8 * MIB);
+}
+
+#[test]
+fn a_worker_that_dies_on_the_other_side_loses_nothing() {
+    let place = Place::new(32 * MIB);
+    departed(&place, 8 * MIB);
+    let luod = place.luod();
+    for _ in 0..3 {
+        let before = luod.worker();
+        luod.kill_worker();
+        luod.wait("another worker", || luod.worker() != before);
+        assert_arrived(&luod, 8 * MIB);
+    }
+    let shop = assert_arrived(&luod, 8 * MIB);
+    shop.finish().unwrap();
+    let before = luod.worker();
+    luod.kill_worker();
+    luod.wait("another worker", || luod.worker() != before);
+    luod.manager().finish(Unclaimed::Refuse).unwrap();
+    assert_eq!(luod.manager().status().unwrap().state, State::Normal);
+}
+
+#[test]
+fn a_luod_that_ends_before_finish_is_followed_by_one_that_arrives_again() {
+    let place = Place::new(32 * MIB);
+    departed(&place, 8 * MIB);
+    let luod = place.luod();
+    assert_arrived(&luod, 8 * MIB);
+    drop(luod);
+    assert_arrived(&place.luod(), 8 * MIB);
+}
+
+#[test]
+fn luod_is_upgraded_between_arrival_and_finish() {
+    let place = Place::new(32 * MIB);
+    departed(&place, 8 * MIB);
+    let luod = place.luod();
+    let before = luod.worker();
+    luod.manager().upgrade(None, common::PATIENCE, false).unwrap();
+    assert_ne!(luod.worker(), before);
+    let shop = assert_arrived(&luod, 8 * MIB);
+    shop.finish().unwrap();
+    luod.manager().finish(Unclaimed::Refuse).unwrap();
+}
+
+#[test]
+fn a_rehearsal_through_the_arena_changes_nothing() {
+    let place = Place::new(32 * MIB);
+    let luod = place.luod();
+    let shop = luod.session("shop");
+    shop.preserve(1, memory(7, 8 * MIB)).unwrap();
+    let report = luod.manager().rehearse_through("arena").unwrap();
+    assert_eq!(report.state, State::Normal);
+    assert!(report.timings.iter().any(|part| part.session.as_deref() == Some("shop")));
+    drop(luod);
+    let luod = place.luod();
+    assert_eq!(luod.manager().status().unwrap().sessions, 0);
+}
+
+#[test]
+fn a_handover_that_nobody_has_taken_up_is_not_written_over() {
+    let (place, other) = (Place::new(32 * MIB), Place::new(32 * MIB));
+    departed(&other, MIB);
+    let luod = place.luod();
+    let shop = luod.session("mine");
+    shop.preserve(1, memory(1, MIB)).unwrap();
+    std::fs::copy(other.path(), place.path()).unwrap();
+    let refused = luod.manager().prepare_through("arena");
+    assert_eq!(errno(refused), "EBUSY");
+    assert_eq!(luod.manager().status().unwrap().state, State::Normal);
+    drop(luod);
+    assert_arrived(&place.luod(), MIB);
+}
+
+#[test]
+fn an_arena_is_one_luods_at_a_time() {
+    let place = Place::new(32 * MIB);
+    let (one, two) = (place.luod(), place.luod());
+    for luod in [&one, &two] {
+        luod.session("shop").preserve(1, memory(1, MIB)).unwrap();
+    }
+    one.manager().prepare_through("arena").unwrap();
+    assert_eq!(errno(two.manager().prepare_through("arena")), "EBUSY");
+    one.manager().cancel().unwrap();
+    two.manager().prepare_through("arena").unwrap();
+    two.manager().cancel().unwrap();
+}
+
+#[test]
+fn what_is_no_arena_is_told_and_keeps_luod_from_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("arena");
+    for content in [None, Some(vec![0; 64 << 10]), Some(vec![7; 64 << 10])] {
+        match content {
+            None => {}
+            Some(bytes) => std::fs::write(&path, bytes).unwrap(),
+        }
+        let luod = Luod::start_with(&format!("arena = {path:?}"));
+        let shop = luod.session("shop");
+        shop.preserve(1, memory(1, MIB)).unwrap();
+        let refused = luod.manager().prepare_through("arena").unwrap_err();
+        assert!(refused.to_string().contains("arena"), "{refused}");
+        luod.manager().prepare().unwrap();
+        luod.manager().cancel().unwrap();
+    }
+}
+
+#[test]
+fn a_carrier_that_is_not_there_is_told() {
+    let luod = Luod::start();
+    let refused = luod.manager().prepare_through("arena").unwrap_err();
+    assert_eq!(refused.errno(), Some("ENOENT"));
+    assert!(refused.to_string().contains("luoctl arena create"), "{refused}");
+    assert_eq!(errno(luod.manager().prepare_through("pigeon")), "ENOENT");
+}
