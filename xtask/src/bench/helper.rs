@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use super::{restart, round_trip, scm_rights};
+use super::{arena, restart, round_trip, scm_rights};
 use crate::failure::{Context as _, Failed, Result};
 
 /// The hidden subcommand.
@@ -65,6 +65,14 @@ enum Helper {
         #[arg(long)]
         listeners: usize,
     },
+    /// A process with memory, for CRIU.
+    HoldMemory {
+        #[arg(long)]
+        mib: usize,
+        /// The file that it makes when it has the memory.
+        #[arg(long)]
+        ready: PathBuf,
+    },
 }
 
 /// Runs a helper to its end.
@@ -84,6 +92,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             restart::by_luo(dir, *listeners, *rounds, socket, *began)
         }
         Helper::RestartByEcdysis { dir, listeners } => restart::by_ecdysis(dir, *listeners),
+        Helper::HoldMemory { mib, ready } => arena::hold(*mib, ready),
     }
 }
 

@@ -17,6 +17,7 @@ use crate::failure::{Context as _, Failed, Result};
 use crate::proc;
 use crate::workspace::Workspace;
 
+mod arena;
 mod daemon;
 mod descriptors;
 mod handover;
@@ -92,6 +93,7 @@ const BENCHES: &[Bench] = &[
         about: "a new image of a service with all its listeners",
         run: restart::run,
     },
+    Bench { name: "arena", about: "memory into an arena's medium and back", run: arena::run },
 ];
 
 /// What the benchmarks know of the run.

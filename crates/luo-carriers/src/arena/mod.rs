@@ -5,13 +5,13 @@
 //!
 //! | module | its job |
 //! | --- | --- |
+//! | [`copy`] | memory files into a medium and back, only what changed |
 //! | [`medium`] | where the bytes are: reads, writes and flushes, nothing else |
-//! | [`file`] | a medium that is a file or a block device |
+//! | [`mod@file`] | a medium that is a file or a block device |
 //! | [`space`] | which bytes are free, and whose the others are |
 //! | [`view`] | what an arena holds, read and validated whole; `info`, `check` and `dump` |
 //! | [`store`] | an arena in use: objects come and go |
 //! | [`switch`] | commit and retire: one atomic step from one handover to the next |
-//! | [`copy`] | memory files into the arena and back |
 //! | [`carrier`] | all that as a [`Carrier`](luo_core::Carrier) |
 
 pub mod carrier;
