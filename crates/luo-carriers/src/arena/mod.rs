@@ -6,7 +6,7 @@
 //! | module | its job |
 //! | --- | --- |
 //! | [`medium`] | where the bytes are: reads, writes and flushes, nothing else |
-//! | [`file`] | a medium that is a file or a block device |
+//! | [`mod@file`] | a medium that is a file or a block device |
 //! | [`space`] | which bytes are free, and whose the others are |
 //! | [`view`] | what an arena holds, read and validated whole; `info`, `check` and `dump` |
 //! | [`store`] | an arena in use: objects come and go |
