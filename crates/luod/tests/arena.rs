@@ -320,3 +320,64 @@ fn a_carrier_that_is_not_there_is_told() {
     assert!(refused.to_string().contains("luoctl arena create"), "{refused}");
     assert_eq!(errno(luod.manager().prepare_through("pigeon")), "ENOENT");
 }
+
+/// Numbers that look random, the same in every run.
+struct Seeded(u64);
+
+impl Seeded {
+    fn below(&mut self, limit: u64) -> u64 {
+        // xorshift64
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+#[test]
+fn luod_killed_at_any_moment_of_a_departure_leaves_the_old_or_the_new_handover() {
+    const ROUNDS: u64 = 30;
+    // Whoever asks a luod that is gone need not wait for long; without an answer anything may have
+    // happened.
+    const LAST_CALL: std::time::Duration = std::time::Duration::from_millis(300);
+    let place = Place::new(64 * MIB);
+    let mut seeded = Seeded(0x1d0f_00d5_eed0_0001);
+    let (mut arrived, mut lost) = (0, 0);
+    // How long a departure takes here, so that the moments lie within one.
+    let start = std::time::Instant::now();
+    departed(&place, 8 * MIB);
+    let whole = start.elapsed();
+    let mut expected = true;
+    for round in 0..ROUNDS {
+        let mut luod = place.luod();
+        let state = luod.manager().status().unwrap().state;
+        if state == State::Updated {
+            arrived += 1;
+            let shop = assert_arrived(&luod, 8 * MIB);
+            shop.finish_and_carry().unwrap();
+            luod.manager().finish(Unclaimed::Refuse).unwrap();
+        } else {
+            lost += 1;
+            assert!(!expected, "round {round}: depart said that it was done");
+            let shop = luod.session("shop");
+            shop.preserve(1, memory(7, 8 * MIB)).unwrap();
+            shop.preserve(2, Record::new(b"page=3").unwrap()).unwrap();
+        }
+        let manager = luod.manager();
+        let options = luod.options();
+        let moment = whole.mul_f64(seeded.below(1_000) as f64 / 1_000.0);
+        expected = std::thread::scope(|scope| {
+            let departing = scope.spawn(move || {
+                let manager = luo::Manager::connect(options.deadline(LAST_CALL))?;
+                manager.prepare_through("arena")?;
+                manager.freeze()?;
+                manager.depart()
+            });
+            std::thread::sleep(moment);
+            luod.kill_all();
+            departing.join().unwrap().is_ok()
+        });
+        drop(manager);
+    }
+    assert!(arrived > 0, "{arrived} {lost}");
+}

@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use common::{PATIENCE, assert_connected, pipe};
 use luo::{Manager, Options, Session, State};
+use luo_carriers::arena::{self, Arena, FileMedium};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -91,8 +92,11 @@ struct Service(Child);
 
 impl Drop for Service {
     fn drop(&mut self) {
-        let _ = kill_process(Pid::from_child(&self.0), Signal::KILL);
-        let _ = self.0.wait();
+        // One that has ended may have left its number to another process.
+        if matches!(self.0.try_wait(), Ok(None)) {
+            let _ = kill_process(Pid::from_child(&self.0), Signal::KILL);
+            let _ = self.0.wait();
+        }
     }
 }
 
@@ -170,6 +174,43 @@ fn sessions_outlive_luod_in_the_managers_store() {
     // What was let go is in the manager's store no more: only luod's own log is.
     let _service = manager.start();
     assert!(manager.held.lock().unwrap().keys().all(|name| name.starts_with("luo-log-")));
+}
+
+#[test]
+fn what_departed_through_an_arena_is_taken_from_there_and_not_from_the_store() {
+    let manager = ServiceManager::new();
+    let arena = manager.path().join("arena");
+    let medium = FileMedium::create(&arena, 16 << 20).unwrap();
+    Arena::create(Arc::new(medium), arena::machine_id().unwrap(), false).unwrap();
+    let config = format!("keeper = \"systemd\"\narena = {arena:?}\n");
+    std::fs::write(manager.path().join("luod.toml"), config).unwrap();
+
+    let mut service = manager.start();
+    let session = Session::open_with("shop", manager.options()).unwrap();
+    session.preserve(1, luo::Record::new(b"before").unwrap()).unwrap();
+    let (reader, _writer) = pipe();
+    assert!(session.preserve_optional(&[(2, &reader)]).unwrap()[0].is_ok());
+    let luod = Manager::connect(manager.options()).unwrap();
+    luod.prepare_through("arena").unwrap();
+    luod.freeze().unwrap();
+    luod.depart().unwrap();
+    assert_eq!(service.0.wait().unwrap().code(), Some(3), "the manager is not to start it again");
+    drop((service, session));
+
+    // The store is still there, as after a restart by hand: what counts is the arena.
+    let service = manager.start();
+    let luod = Manager::connect(manager.options()).unwrap();
+    assert_eq!(luod.status().unwrap().state, State::Updated);
+    let session = Session::open_with("shop", manager.options()).unwrap();
+    assert_eq!(session.info().unwrap().incoming, [1]);
+    let record = luo::Record::try_from(session.retrieve(1).unwrap()).unwrap();
+    assert_eq!(record.bytes().unwrap(), b"before");
+    session.finish().unwrap();
+    luod.finish(luo::Unclaimed::Refuse).unwrap();
+    drop((service, session));
+    let _service = manager.start();
+    let luod = Manager::connect(manager.options()).unwrap();
+    assert_eq!(luod.status().unwrap().state, State::Normal);
 }
 
 #[test]

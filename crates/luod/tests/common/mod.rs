@@ -120,6 +120,22 @@ impl Luod {
         kill_process(self.worker(), Signal::KILL).expect("the worker is there");
     }
 
+    /// Kills every process of it at once, as a loss of power does.
+    pub(crate) fn kill_all(&mut self) {
+        // The worker first: it is asked for while there is somebody to ask.
+        let children = std::fs::read_to_string(format!(
+            "/proc/{0}/task/{0}/children",
+            self.keeper().as_raw_nonzero()
+        ));
+        kill_process(self.keeper(), Signal::KILL).expect("the keeper is there");
+        for child in children.unwrap_or_default().split_whitespace() {
+            let child = child.parse().ok().and_then(Pid::from_raw).expect("a pid");
+            // It may have ended by itself.
+            let _ = kill_process(child, Signal::KILL);
+        }
+        self.keeper.wait().expect("it has ended");
+    }
+
     /// What luod has said so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().expect("the log").clone()
@@ -137,7 +153,9 @@ impl Luod {
 
 impl Drop for Luod {
     fn drop(&mut self) {
-        let _ = kill_process(self.keeper(), Signal::TERM);
+        if self.keeper_is_running() {
+            let _ = kill_process(self.keeper(), Signal::TERM);
+        }
         let start = Instant::now();
         while start.elapsed() < Duration::from_secs(20) {
             if let Ok(Some(_)) = self.keeper.try_wait() {
