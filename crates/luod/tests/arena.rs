@@ -164,7 +164,7 @@ fn an_arena_without_room_is_found_in_prepare_and_nothing_is_lost() {
     let place = Place::new(4 * MIB);
     let luod = place.luod();
     let shop = luod.session("shop");
-    let random: Vec<u8> = (0..8 * MIB).map(|at| (at * at >> 7) as u8 | 1).collect();
+    let random: Vec<u8> = (0..8 * MIB).map(|at| ((at * at) >> 7) as u8 | 1).collect();
     let file = File::from(memfd_create("large", MemfdFlags::CLOEXEC).unwrap());
     file.write_all_at(&random, 0).unwrap();
     shop.preserve(1, &file).unwrap();

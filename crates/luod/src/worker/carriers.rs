@@ -185,7 +185,7 @@ impl Routed {
 
 impl Keep<HostFile> for Routed {
     fn caps(&self) -> Caps {
-        self.keep().map_or(ARENA_CAPS, |carrier| Keep::caps(carrier))
+        self.keep().map_or(ARENA_CAPS, Keep::caps)
     }
 
     fn keep_memory(&self, memory: &HostFile, len: u64) -> Result<Handle, Failure> {
