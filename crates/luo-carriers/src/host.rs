@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - A [`HostFile`] is one descriptor for as long as a clone of it lives. What it is, is read once,
-//!   with one system call. Files that differ in identity differ in truth; equal ones are told apart
+//!   with one system call; of what has no type, with a few more. Files that differ in identity differ in truth; equal ones are told apart
 //!   by the kernel.
 //! - Looking at a file waits for nobody: not for the server of a network file system, and not for
 //!   the process behind a FUSE mount; nor does the last close, see [`closer`].
@@ -19,8 +19,12 @@ use rustix::io::Errno;
 
 use crate::closer;
 
+mod anonymous;
+
 /// `TMPFS_MAGIC` of `linux/magic.h`: shmem, hence memfds too.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
+/// The bits of a mode that hold a file's type (`S_IFMT`); no type has all of them.
+const TYPE_BITS: u16 = 0o170_000;
 /// `HUGETLBFS_MAGIC` of `linux/magic.h`.
 const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
 
@@ -64,8 +68,7 @@ impl Drop for Inner {
 #[derive(Debug, Clone, Copy)]
 struct Look {
     mode: u16,
-    device: u64,
-    inode: u64,
+    identity: Identity,
 }
 
 impl From<OwnedFd> for HostFile {
@@ -136,7 +139,14 @@ impl HostFile {
         *self.0.look.get_or_init(|| {
             let stat = self.stat(StatxFlags::TYPE | StatxFlags::INO)?;
             let device = u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor);
-            Ok(Look { mode: stat.stx_mode, device, inode: stat.stx_ino })
+            let kind = u64::from(stat.stx_mode & TYPE_BITS);
+            let mut identity = Identity([device ^ kind << 48, stat.stx_ino]);
+            if kind == 0
+                && let Some(number) = anonymous::eventfd_number(self.as_fd())
+            {
+                identity = Identity([device ^ u64::from(TYPE_BITS) << 48, number]);
+            }
+            Ok(Look { mode: stat.stx_mode, identity })
         })
     }
 
@@ -148,13 +158,11 @@ impl HostFile {
 
 impl File for HostFile {
     /// Device and inode number, with the file's type in bits of the device number that no device
-    /// uses.
+    /// uses. Of an eventfd, the kernel's number for it instead of the inode's, which all share, and
+    /// a type that no file has.
     fn identity(&self) -> Identity {
         match self.look() {
-            Ok(look) => {
-                let kind = u64::from(look.mode & 0o170_000);
-                Identity([look.device ^ kind << 48, look.inode])
-            }
+            Ok(look) => look.identity,
             // A file that cannot be looked at still can be told from others by its description.
             Err(_) => Identity([u64::MAX, u64::MAX]),
         }
