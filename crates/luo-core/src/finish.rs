@@ -11,7 +11,7 @@
 //!   tokens and identities that are taken, limits.
 //! - A file that is carried on is an outgoing file in the moment it stops being an incoming one.
 
-use alloc::{collections::BTreeMap, format, vec::Vec};
+use alloc::{boxed::Box, collections::BTreeMap, format, vec::Vec};
 
 use crate::{
     CarrierId, Errno, Error, Event, File, FileKey, FinishOptions, Level, Orchestrator, Scope,
@@ -199,7 +199,7 @@ impl<F: File> Orchestrator<F> {
         there.pinned = there.pinned.saturating_add(pinned);
         there.outgoing.insert(
             token,
-            Outgoing {
+            Box::new(Outgoing {
                 file,
                 handler: Some(handler),
                 compatible: entry.compatible.clone(),
@@ -216,7 +216,7 @@ impl<F: File> Orchestrator<F> {
                 transition: None,
                 left_out: None,
                 carrier: CarrierId::NEAR,
-            },
+            }),
         );
         self.dirty.files.insert(FileKey { session, side: Side::Outgoing, token });
     }

@@ -1,17 +1,21 @@
 //! Which open file descriptions are preserved, and where.
 //!
 //! Invariants: at most one entry for one open file description, or for one identity that a handler
-//! gave. One ordered map serves both the hash of the kernel's design and its search within equal
-//! identities: files are compared by their identities first and by [`File::order`] only where
-//! these are equal, so a search costs O(log n) and growth never moves what is already there.
-//! (Measured against a hash table: that is faster while it is small, but identities count up as
-//! files are opened, and here neighbours stay neighbours; at 100,000 files one more costs 1.0 to
-//! 1.2 times what the first ones cost, with a table 1.7 to 2.6 times.)
+//! gave. Identities are hashed; files with the same one are in an ordered map, and [`File::order`]
+//! is asked of these alone: a search costs O(1), and O(log n) among n files with one identity.
+//! What is there does not move when more comes, see [`pages`](crate::pages).
 
 use alloc::collections::{BTreeMap, btree_map};
 use core::cmp::Ordering;
+use core::hash::BuildHasher;
 
-use crate::{File, Identity, SessionId, Token, registry::HandlerId};
+use hashbrown::DefaultHashBuilder;
+
+use crate::{
+    File, Identity, SessionId, Token,
+    pages::{Number, Pages},
+    registry::HandlerId,
+};
 
 /// What tells one preserved thing from another.
 #[derive(Clone)]
@@ -59,33 +63,176 @@ impl<F: File> Eq for Key<F> {}
 /// Where something is preserved.
 pub(crate) type Place = (SessionId, Token);
 
-/// Where something is not preserved yet.
-pub(crate) type Vacancy<'a, F> = btree_map::VacantEntry<'a, Key<F>, Place>;
+/// Files with one identity, in the host's order.
+type Ties<F> = BTreeMap<Ordered<F>, Place>;
+
+/// A file among others with its identity.
+pub(crate) struct Ordered<F>(F);
+
+impl<F: File> Ord for Ordered<F> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.order(&other.0)
+    }
+}
+
+impl<F: File> PartialOrd for Ordered<F> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<F: File> PartialEq for Ordered<F> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl<F: File> Eq for Ordered<F> {}
+
+/// What is preserved of one identity.
+pub(crate) enum Seat<F> {
+    /// One file.
+    Lone(Identity, F, Place),
+    /// Several, or what is left of several: they are with the ties.
+    Tied(Identity),
+}
+
+impl<F> Seat<F> {
+    fn identity(&self) -> &Identity {
+        match self {
+            Self::Lone(identity, ..) | Self::Tied(identity) => identity,
+        }
+    }
+}
 
 /// Everything that is preserved, by what it is.
 pub(crate) struct Index<F> {
-    map: BTreeMap<Key<F>, Place>,
+    seats: Pages<Seat<F>>,
+    ties: BTreeMap<Identity, Ties<F>>,
+    own: BTreeMap<(HandlerId, Identity), Place>,
+    hasher: DefaultHashBuilder,
+}
+
+/// Where something is not preserved yet.
+pub(crate) enum Vacancy<'a, F> {
+    /// Nothing has its identity.
+    Alone(&'a mut Pages<Seat<F>>, u32, Identity, F),
+    /// One file has its identity, and is another.
+    Second(&'a mut Index<F>, Number, Identity, F),
+    /// Several have.
+    Among(btree_map::VacantEntry<'a, Ordered<F>, Place>),
+    /// Its handler has given it one.
+    Own(btree_map::VacantEntry<'a, (HandlerId, Identity), Place>),
+}
+
+impl<F: File> Vacancy<'_, F> {
+    pub(crate) fn insert(self, place: Place) {
+        match self {
+            Self::Alone(seats, hash, identity, file) => {
+                seats.insert(hash, Seat::Lone(identity, file, place));
+            }
+            Self::Second(index, there, identity, file) => {
+                let ties = index.ties.entry(identity).or_default();
+                ties.insert(Ordered(file), place);
+                if let Some(seat) = index.seats.get_mut(there)
+                    && let Seat::Lone(_, first, its) =
+                        core::mem::replace(seat, Seat::Tied(identity))
+                {
+                    ties.insert(Ordered(first), its);
+                }
+            }
+            Self::Among(vacant) => {
+                vacant.insert(place);
+            }
+            Self::Own(vacant) => {
+                vacant.insert(place);
+            }
+        }
+    }
 }
 
 impl<F: File> Index<F> {
-    pub(crate) const fn new() -> Self {
-        Self { map: BTreeMap::new() }
+    pub(crate) fn new() -> Self {
+        Self {
+            seats: Pages::new(),
+            ties: BTreeMap::new(),
+            own: BTreeMap::new(),
+            hasher: DefaultHashBuilder::default(),
+        }
+    }
+
+    /// The number of an identity's seat, and the hash that leads to it.
+    fn seat(&self, identity: &Identity) -> (u32, Option<(Number, &Seat<F>)>) {
+        let hash = self.hasher.hash_one(identity);
+        let hash = (hash ^ hash >> 32) as u32;
+        let number = self.seats.find(hash, |seat| seat.identity() == identity);
+        (hash, number.and_then(|number| Some((number, self.seats.get(number)?))))
     }
 
     /// The place for a key, or where the thing already is.
     pub(crate) fn vacancy(&mut self, key: Key<F>) -> Result<Vacancy<'_, F>, Place> {
-        match self.map.entry(key) {
-            btree_map::Entry::Vacant(vacant) => Ok(vacant),
-            btree_map::Entry::Occupied(there) => Err(*there.get()),
+        let (identity, file) = match key {
+            Key::Host(identity, file) => (identity, file),
+            Key::Own(handler, identity) => {
+                return match self.own.entry((handler, identity)) {
+                    btree_map::Entry::Vacant(vacant) => Ok(Vacancy::Own(vacant)),
+                    btree_map::Entry::Occupied(there) => Err(*there.get()),
+                };
+            }
+        };
+        match self.seat(&identity) {
+            (hash, None) => Ok(Vacancy::Alone(&mut self.seats, hash, identity, file)),
+            (_, Some((_, Seat::Lone(_, there, place)))) if there.order(&file).is_eq() => {
+                Err(*place)
+            }
+            (_, Some((number, Seat::Lone(..)))) => {
+                Ok(Vacancy::Second(self, number, identity, file))
+            }
+            (_, Some((_, Seat::Tied(_)))) => {
+                match self.ties.entry(identity).or_default().entry(Ordered(file)) {
+                    btree_map::Entry::Vacant(vacant) => Ok(Vacancy::Among(vacant)),
+                    btree_map::Entry::Occupied(there) => Err(*there.get()),
+                }
+            }
         }
     }
 
     pub(crate) fn find(&self, key: &Key<F>) -> Option<Place> {
-        self.map.get(key).copied()
+        match key {
+            Key::Host(identity, file) => match self.seat(identity).1?.1 {
+                Seat::Lone(_, there, place) => there.order(file).is_eq().then_some(*place),
+                Seat::Tied(_) => self.ties.get(identity)?.get(&Ordered(file.clone())).copied(),
+            },
+            Key::Own(handler, identity) => self.own.get(&(*handler, *identity)).copied(),
+        }
     }
 
     pub(crate) fn remove(&mut self, key: &Key<F>) {
-        self.map.remove(key);
+        let (identity, file) = match key {
+            Key::Host(identity, file) => (identity, file),
+            Key::Own(handler, identity) => {
+                self.own.remove(&(*handler, *identity));
+                return;
+            }
+        };
+        let (hash, Some((number, seat))) = self.seat(identity) else { return };
+        let last = match seat {
+            Seat::Lone(_, there, _) => there.order(file).is_eq(),
+            Seat::Tied(_) => match self.ties.entry(*identity) {
+                btree_map::Entry::Vacant(_) => true,
+                btree_map::Entry::Occupied(mut ties) => {
+                    ties.get_mut().remove(&Ordered(file.clone()));
+                    let last = ties.get().is_empty();
+                    if last {
+                        ties.remove();
+                    }
+                    last
+                }
+            },
+        };
+        if last {
+            self.seats.remove(hash, number);
+        }
     }
 }
 

@@ -22,6 +22,7 @@ mod identity;
 mod limits;
 mod names;
 mod orchestrator;
+mod pages;
 mod persist;
 mod preserve;
 mod record;

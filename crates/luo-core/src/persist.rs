@@ -3,7 +3,7 @@
 //! Invariants: see [`record`](crate::FileRecord); what is restored is checked like anything else
 //! that comes from outside, and refused without a trace where it does not fit.
 
-use alloc::{collections::BTreeSet, format, string::ToString, vec::Vec};
+use alloc::{boxed::Box, collections::BTreeSet, format, string::ToString, vec::Vec};
 
 use crate::{
     CarrierId, Compatible, Dirty, Errno, Error, Event, Failure, File, FileKey, FileRecord,
@@ -21,7 +21,40 @@ use crate::{
 pub(crate) struct Changes {
     pub(crate) machine: bool,
     pub(crate) sessions: BTreeSet<SessionId>,
-    pub(crate) files: BTreeSet<FileKey>,
+    pub(crate) files: Touched,
+}
+
+/// Files that have changed, each once where it is told.
+#[derive(Debug, Default)]
+pub(crate) struct Touched {
+    keys: Vec<FileKey>,
+}
+
+impl Touched {
+    /// At least so many are noted before it is looked for those noted twice.
+    const FEW: usize = 64;
+
+    pub(crate) fn insert(&mut self, key: FileKey) {
+        if self.keys.len() == self.keys.capacity() && self.keys.len() >= Self::FEW {
+            self.settle();
+            // It is looked again when as many more have come.
+            self.keys.reserve(self.keys.len());
+        }
+        if self.keys.last() != Some(&key) {
+            self.keys.push(key);
+        }
+    }
+
+    /// Sorts them, and leaves each once.
+    fn settle(&mut self) {
+        self.keys.sort_unstable();
+        self.keys.dedup();
+    }
+
+    fn into_sorted(mut self) -> Vec<FileKey> {
+        self.settle();
+        self.keys
+    }
 }
 
 /// What restored records say was going on.
@@ -38,7 +71,7 @@ impl<F: File> Orchestrator<F> {
         Dirty {
             machine: changes.machine,
             sessions: changes.sessions.into_iter().collect(),
-            files: changes.files.into_iter().collect(),
+            files: changes.files.into_sorted(),
         }
     }
 
@@ -300,7 +333,7 @@ impl<F: File> Orchestrator<F> {
         session.pinned = session.pinned.saturating_add(record.pinned);
         session.outgoing.insert(
             token,
-            Outgoing {
+            Box::new(Outgoing {
                 file,
                 handler,
                 compatible,
@@ -317,7 +350,7 @@ impl<F: File> Orchestrator<F> {
                 transition: None,
                 left_out: None,
                 carrier,
-            },
+            }),
         );
         self.dirty.files.insert(FileKey { session: id, side: Side::Outgoing, token });
         Ok(())

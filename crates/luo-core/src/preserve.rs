@@ -3,7 +3,7 @@
 //! Invariants: what is refused leaves no trace; a file that is registered is in its session, in the
 //! index of identities and in its owner's usage, or in none of them.
 
-use alloc::{format, vec::Vec};
+use alloc::{boxed::Box, format, vec::Vec};
 
 use crate::{
     CarrierId, Criticality, Errno, Error, File, FileKey, Level, Orchestrator, SessionId, Side,
@@ -60,7 +60,7 @@ impl<F: File> Orchestrator<F> {
             there.pinned = there.pinned.saturating_add(pinned);
             there.outgoing.insert(
                 token,
-                Outgoing {
+                Box::new(Outgoing {
                     file,
                     handler: Some(handler),
                     compatible,
@@ -77,7 +77,7 @@ impl<F: File> Orchestrator<F> {
                     transition: None,
                     left_out: None,
                     carrier: CarrierId::NEAR,
-                },
+                }),
             );
         }
         self.dirty.files.insert(FileKey { session, side: Side::Outgoing, token });
@@ -147,7 +147,7 @@ impl<F: File> Orchestrator<F> {
         &mut self,
         session: SessionId,
         token: Token,
-    ) -> Option<Outgoing<F>> {
+    ) -> Option<Box<Outgoing<F>>> {
         let there = self.sessions.peek_mut(session)?;
         let file = there.outgoing.remove(&token)?;
         there.pinned = there.pinned.saturating_sub(file.pinned);

@@ -2,11 +2,12 @@
 //!
 //! Invariants:
 //! - Ids ascend and are never used twice; a name leads to one session.
-//! - Every lookup is O(1) or O(log n). What there may be very much of is in ordered maps, where
-//!   nothing that is there moves when more comes; only names are hashed, because comparing them
-//!   costs more than that.
+//! - Every lookup is O(1) or O(log n). What there may be very much of is in ordered maps or in
+//!   [`pages`](crate::pages), where little that is there moves when more comes; only names are in
+//!   a plain hash table, because comparing them costs more than growing it.
 
 use alloc::{
+    boxed::Box,
     collections::{BTreeMap, BTreeSet},
     format,
     string::ToString,
@@ -107,7 +108,8 @@ pub(crate) struct Session<F> {
     pub(crate) transition: Option<TransitionId>,
     /// How many of its files have a transition of their own.
     pub(crate) file_transitions: usize,
-    pub(crate) outgoing: BTreeMap<Token, Outgoing<F>>,
+    /// Each in a place of its own: a map moves its entries, and these are large.
+    pub(crate) outgoing: BTreeMap<Token, Box<Outgoing<F>>>,
     pub(crate) incoming: BTreeMap<Token, Arrived<F>>,
     pub(crate) next_token: u64,
     pub(crate) pinned: u64,
@@ -251,7 +253,7 @@ impl<F: File> Sessions<F> {
     }
 
     pub(crate) fn outgoing(&mut self, id: SessionId, token: Token) -> Option<&mut Outgoing<F>> {
-        self.map.get_mut(&id)?.outgoing.get_mut(&token)
+        self.map.get_mut(&id)?.outgoing.get_mut(&token).map(Box::as_mut)
     }
 
     pub(crate) fn incoming(&mut self, id: SessionId, token: Token) -> Option<&mut Arrived<F>> {
