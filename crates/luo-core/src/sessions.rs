@@ -253,6 +253,15 @@ impl<F: File> Orchestrator<F> {
         }
     }
 
+    /// Whether there is such a file.
+    #[must_use]
+    pub fn has_file(&self, key: FileKey) -> bool {
+        self.sessions.peek(key.session).is_some_and(|session| match key.side {
+            Side::Outgoing => session.outgoing.contains_key(&key.token),
+            Side::Incoming => session.incoming.contains_key(&key.token),
+        })
+    }
+
     /// Another reference to a file that is held here: an outgoing one, or one retrieved.
     #[must_use]
     pub fn file_ref(&self, key: FileKey) -> Option<F> {

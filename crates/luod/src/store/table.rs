@@ -7,10 +7,10 @@
 //! - The limits are checked here as the store does it, so that it never refuses a batch for them:
 //!   what a batch adds needs room beside everything that is there when it begins.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hashbrown::HashMap;
-use hashbrown::hash_map::Entry;
 use luo_abi::keeper::key;
 use luo_carriers::{HostFile, Slot, Slots};
 use luo_core::{Errno, Failure};
@@ -26,7 +26,8 @@ pub struct Table {
 
 #[derive(Debug, Default)]
 struct Inner {
-    slots: HashMap<u64, Seen>,
+    /// Keys ascend as slots are made, and those made together are looked for together.
+    slots: BTreeMap<u64, Seen>,
     used: Used,
     /// What was in use when the batch that is being collected began, and what it adds.
     before: Used,
@@ -164,13 +165,18 @@ impl Table {
     }
 
     /// Whether the batch may add that, of which the slot may be new to it; gives what it adds then.
-    fn check(&self, inner: &Inner, new: bool, bytes: usize, fds: usize) -> Result<Used, Failure> {
+    fn check(
+        &self,
+        (before, added): (Used, Used),
+        new: bool,
+        bytes: usize,
+        fds: usize,
+    ) -> Result<Used, Failure> {
         let added = Used {
-            slots: inner.added.slots + usize::from(new),
-            fds: inner.added.fds + fds,
-            bytes: inner.added.bytes + bytes,
+            slots: added.slots + usize::from(new),
+            fds: added.fds + fds,
+            bytes: added.bytes + bytes,
         };
-        let before = inner.before;
         for (before, added, limit, what) in [
             (before.slots, added.slots, self.limits.slots, "objects"),
             (before.fds, added.fds, self.limits.fds, "descriptors"),
@@ -198,20 +204,7 @@ impl Inner {
     }
 
     fn set(&mut self, key: u64, record: Box<[u8]>, files: Files) {
-        self.used.slots += 1;
-        self.used.fds += files.as_slice().len();
-        self.used.bytes += record.len();
-        match self.slots.entry(key) {
-            Entry::Vacant(vacant) => {
-                vacant.insert(Seen { record, files, born: self.batch });
-            }
-            Entry::Occupied(mut there) => {
-                let seen = there.get_mut();
-                self.used.forget(seen);
-                // What is only replaced stays as old as it was.
-                *seen = Seen { record, files, born: seen.born };
-            }
-        }
+        self.used.set(self.slots.entry(key), self.batch, record, files);
     }
 
     /// A file that sat in the slot sits in none any more: who keeps it next sends it again, and
@@ -229,6 +222,24 @@ impl Inner {
 }
 
 impl Used {
+    /// Fills a slot, and counts what is in it.
+    fn set(&mut self, slot: Entry<'_, u64, Seen>, batch: u64, record: Box<[u8]>, files: Files) {
+        self.slots += 1;
+        self.fds += files.as_slice().len();
+        self.bytes += record.len();
+        match slot {
+            Entry::Vacant(vacant) => {
+                vacant.insert(Seen { record, files, born: batch });
+            }
+            Entry::Occupied(mut there) => {
+                let seen = there.get_mut();
+                self.forget(seen);
+                // What is only replaced stays as old as it was.
+                *seen = Seen { record, files, born: seen.born };
+            }
+        }
+    }
+
     fn forget(&mut self, seen: &Seen) {
         self.slots -= 1;
         self.fds -= seen.files.as_slice().len();
@@ -244,12 +255,18 @@ impl Slots for Table {
     }
 
     fn put(&self, key: u64, record: &[u8], files: &[&HostFile]) -> Result<(), Failure> {
-        let mut inner = self.inner();
-        let new = inner.slots.get(&key).is_none_or(|seen| seen.born == inner.batch);
-        let added = self.check(&inner, new, record.len(), files.len())?;
+        let inner = &mut *self.inner();
+        // Looked for once: there may be very many.
+        let there = inner.slots.entry(key);
+        let new = match &there {
+            Entry::Vacant(_) => true,
+            Entry::Occupied(seen) => seen.get().born == inner.batch,
+        };
+        let so_far = (inner.before, inner.added);
+        let added = self.check(so_far, new, record.len(), files.len())?;
         inner.unsubmitted.put(key, record, files.iter().copied())?;
         inner.added = added;
-        inner.set(key, record.into(), files.into());
+        inner.used.set(there, inner.batch, record.into(), files.into());
         Ok(())
     }
 
@@ -258,7 +275,8 @@ impl Slots for Table {
         let Some(born) = inner.slots.get(&key).map(|seen| seen.born) else {
             return Err(Failure::new(Errno::NoEnt, format!("there is no slot {key:#x}")));
         };
-        let added = self.check(inner, born == inner.batch, record.len(), 0)?;
+        let so_far = (inner.before, inner.added);
+        let added = self.check(so_far, born == inner.batch, record.len(), 0)?;
         inner.unsubmitted.rewrite(key, record)?;
         inner.added = added;
         if let Some(seen) = inner.slots.get_mut(&key) {

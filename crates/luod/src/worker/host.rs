@@ -480,11 +480,14 @@ impl Host {
 
     /// Runs a handler call that waits for nobody.
     fn call_quickly(&self, call: &Call<HostFile>) {
-        let start = Instant::now();
+        // Only what a transition takes is told to anybody.
+        let start = call.transition().map(|_| Instant::now());
         let carrier = self.carriers.through(call.carrier());
         let ran = std::panic::catch_unwind(AssertUnwindSafe(|| call.run(&*carrier)));
         let outcome = ran.unwrap_or_else(|_| Outcome::failed(no_result()));
-        self.time(call.transition(), call.phase(), call.location(), start, Instant::now());
+        if let Some(start) = start {
+            self.time(call.transition(), call.phase(), call.location(), start, Instant::now());
+        }
         if let Err(error) = self.core.borrow_mut().complete(call.id(), outcome) {
             tracing::debug!(%error, "a call ended that was not open any more");
         }

@@ -9,6 +9,8 @@
 //! - A slot whose file has gone stays, with an empty record, as long as something kept refers to
 //!   its descriptor: an *orphan*.
 
+use std::collections::BTreeMap;
+
 use hashbrown::{HashMap, HashSet};
 use luo_carriers::HostFile;
 use luo_core::{FileKey, FileRecord, Orchestrator, SessionId, SessionRecord, Side, Token};
@@ -22,10 +24,11 @@ use super::sessions::Holders;
 pub(crate) struct Persisted {
     machine: Option<u64>,
     sessions: HashMap<SessionId, SessionSlot>,
-    files: HashMap<FileKey, FileSlot>,
+    /// In the order in which changes are told.
+    files: BTreeMap<FileKey, FileSlot>,
     orphans: HashSet<u64>,
-    /// What requests made files, noted before their records are written.
-    made_by: HashMap<FileKey, FileExtra>,
+    /// What requests made files, noted before their records are written, which is soon.
+    made_by: Vec<(FileKey, FileExtra)>,
     /// What requests of the worker before made, by place and token: a client whose connection
     /// broke sends its last requests again.
     repeatable: HashMap<(SessionId, u64), HashMap<u32, Token>>,
@@ -101,7 +104,7 @@ impl Persisted {
 
     /// Notes what request made a file.
     pub(crate) fn made_by(&mut self, file: FileKey, extra: FileExtra) {
-        self.made_by.insert(file, extra);
+        self.made_by.push((file, extra));
     }
 
     /// Writes what has changed. It is in the keeper when the batch is, see [`Custody::commit`].
@@ -138,29 +141,34 @@ impl Persisted {
         }
         // Slots of files that are gone first: records of files that stay may take them over.
         let mut freed = Freed::default();
-        let mut present = Vec::with_capacity(dirty.files.len());
-        for file in dirty.files {
-            match core.file_record(file) {
-                Some(record) => present.push((file, record)),
-                None => {
-                    self.made_by.remove(&file);
-                    if let Some(slot) = self.files.remove(&file) {
-                        if !slot.has_file {
-                            custody.forget(slot.key);
-                            continue;
-                        }
-                        freed.keys.insert(slot.key);
-                        if file.side == Side::Outgoing {
-                            freed.outgoing.insert((file.session, file.token), slot.key);
-                        }
-                    }
+        for &file in &dirty.files {
+            if !core.has_file(file)
+                && let Some(slot) = self.files.remove(&file)
+            {
+                if !slot.has_file {
+                    custody.forget(slot.key);
+                    continue;
+                }
+                freed.keys.insert(slot.key);
+                if file.side == Side::Outgoing {
+                    freed.outgoing.insert((file.session, file.token), slot.key);
                 }
             }
         }
-        for (file, record) in present {
+        // Whatever was made has changed, so that nobody asks for what was noted of it later. Of a
+        // file that was made twice, the last note is true.
+        let mut made_by = std::mem::take(&mut self.made_by);
+        made_by.sort_by_key(|(file, _)| *file);
+        for file in dirty.files {
+            let Some(record) = core.file_record(file) else { continue };
             let held = core.file_ref(file);
-            self.write_file(file, &record, held, &mut freed, custody);
+            let last = made_by.partition_point(|(made, _)| *made <= file).checked_sub(1);
+            let made = last.and_then(|last| made_by.get(last)).filter(|(made, _)| *made == file);
+            self.write_file(file, &record, made.map(|made| made.1), held, &mut freed, custody);
         }
+        made_by.clear();
+        // Its space is used again.
+        self.made_by = made_by;
         for key in freed.keys {
             self.orphan(key, custody);
         }
@@ -193,12 +201,13 @@ impl Persisted {
         &mut self,
         file: FileKey,
         record: &FileRecord,
+        made: Option<FileExtra>,
         held: Option<HostFile>,
         freed: &mut Freed,
         custody: &Custody,
     ) {
         let old = self.files.get(&file).copied();
-        let extra = self.made_by.remove(&file).or(old.map(|slot| slot.extra)).unwrap_or_default();
+        let extra = made.or(old.map(|slot| slot.extra)).unwrap_or_default();
         if let Err(error) = records::file(record, &extra, &mut self.buffer) {
             return custody.note_unwritable(&error);
         }
