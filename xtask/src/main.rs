@@ -24,6 +24,7 @@ mod docs;
 mod failure;
 mod packaging;
 mod proc;
+mod soak;
 mod test;
 mod workspace;
 
@@ -43,6 +44,8 @@ enum Command {
     Test(test::Args),
     /// Measure, each figure beside its limit or peer, and write docs/benchmarks.md.
     Bench(bench::Args),
+    /// Play the tests that draw their cases by chance for long, with new seeds.
+    Soak(soak::Args),
     /// Build the release tarball into dist/.
     Dist(dist::Args),
     /// A part that a benchmark runs as a process of its own.
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&workspace, &args),
         Command::Test(args) => test::run(&workspace, &args),
         Command::Bench(args) => bench::run(&workspace, &args),
+        Command::Soak(args) => soak::run(&workspace, &args),
         Command::Dist(args) => dist::run(&workspace, &args),
         Command::Helper(args) => bench::helper::run(&args),
     });

@@ -5,10 +5,13 @@ mod common;
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use common::{Client, Kv, Luod, wait_until};
 use kv::custody::MEMORY;
 use kv::load::{Load, LoadHandle, LoadOptions, LoadReport};
+use luo::{State, Unclaimed};
+use luo_carriers::arena::{Arena, FileMedium, machine_id};
 use rustix::process::Signal;
 
 const CONNECTIONS: usize = 16;
@@ -125,6 +128,46 @@ fn a_kill_of_luods_worker_is_not_noticed() {
     serve(&load, 500);
     let report = stop(load);
     assert!(report.is_clean(), "{:?}", report.first_failure);
+}
+
+#[test]
+fn a_kv_of_which_the_memory_alone_arrived_binds_anew_and_is_updated_as_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("arena");
+    let medium = Arc::new(FileMedium::create(&path, 64 << 20).unwrap());
+    Arena::create(medium, machine_id().unwrap(), false).unwrap();
+    let configuration = format!("arena = {path:?}");
+
+    let mut luod = Luod::start_with(&configuration);
+    let mut kv = Kv::with(&luod, "v0");
+    let mut client = Client::connect(kv.listens());
+    client.send(b"SET key value\r\nSET ha");
+    assert_eq!(client.line(), "+OK");
+    wait_until("the connection is in custody", || luod.files() == 3);
+    let prepared = luod.manager().prepare_through("arena").unwrap().unwrap();
+    // The listener and the connection end with the machine.
+    assert_eq!(prepared.left_out.len(), 2, "{:?}", prepared.left_out);
+    luod.manager().freeze().unwrap();
+    luod.manager().depart().unwrap();
+    kv.signal(Signal::KILL);
+    kv.ended();
+    assert_eq!(luod.ended().code(), Some(3));
+    drop(luod);
+
+    let luod = Luod::start_with(&configuration);
+    assert_eq!(luod.manager().status().unwrap().state, State::Updated);
+    // It listens where it is told to, and not where the one before did.
+    let free = std::net::TcpListener::bind("127.0.0.2:0").unwrap().local_addr().unwrap();
+    let mut kv = Kv::with_args(&luod, "v1", &["--bind", &free.to_string()]);
+    let address = kv.listens();
+    assert_eq!(address, free);
+    let mut client = Client::connect(address);
+    client.send(b"GET key\r\nDBSIZE\r\n");
+    assert_eq!((client.bulk(), client.line()), ("value".into(), ":1".into()));
+    luod.manager().finish(Unclaimed::Refuse).unwrap();
+    wait_until("memory, listener and connection are in custody", || luod.files() == 3);
+    assert_eq!(kv.update(&luod, "v2"), address);
+    assert_eq!(client.version(), "v2");
 }
 
 #[test]

@@ -9,6 +9,9 @@
 //!
 //! Between the bars 64 connections set and get without a pause and check every byte.
 //!
+//! `cargo xtask demo --power` shows something else: all processes are killed at once, and everything
+//! comes back from an arena's file; see [`power`].
+//!
 //! Invariants:
 //! - Every process that is started here is ended here: by its guard, and on SIGINT, SIGTERM and
 //!   SIGHUP as well.
@@ -25,6 +28,7 @@ use crate::workspace::Workspace;
 mod chart;
 mod machine;
 mod outcome;
+mod power;
 mod processes;
 mod progress;
 mod report;
@@ -39,6 +43,9 @@ use sizes::Sizes;
 /// Options of `cargo xtask demo`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// Show a loss of power instead: everything goes through an arena's file, which alone is left.
+    #[arg(long, conflicts_with_all = ["report", "picture", "strict"])]
+    pub(crate) power: bool,
     /// Little data, short steps and debug builds; for tests.
     #[arg(long)]
     pub(crate) quick: bool,
@@ -55,6 +62,9 @@ pub(crate) struct Args {
 
 /// Runs the demonstration and shows what came of it.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
+    if args.power {
+        return power::show(workspace, args.quick);
+    }
     let misses = show(workspace, args)?;
     if args.strict && !misses.is_empty() {
         return Err(Failed::new("a latency missed its target, and --strict was given"));
@@ -65,9 +75,16 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
 /// The stage of `cargo xtask test`.
 pub(crate) fn stage(run: &Run<'_>) -> Result<Report> {
     let report = run.workspace.target().join("demo/quick.html");
-    let args = Args { quick: true, report: Some(report), picture: None, strict: false };
+    let args =
+        Args { power: false, quick: true, report: Some(report), picture: None, strict: false };
     let misses = show(run.workspace, &args)?;
     Ok(Report { notes: misses, ..Report::passed() })
+}
+
+/// The stage of `cargo xtask test` for the loss of power.
+pub(crate) fn power_stage(run: &Run<'_>) -> Result<Report> {
+    power::show(run.workspace, true)?;
+    Ok(Report::passed())
 }
 
 /// Runs it; gives the latencies that missed their targets, in words.

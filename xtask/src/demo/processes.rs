@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -17,7 +17,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use luo::{Manager, Options};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 use tempfile::TempDir;
 
 use crate::failure::{Context as _, Failed, Result};
@@ -28,6 +29,8 @@ use crate::workspace::Workspace;
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How long it may take to end when it is asked to.
 const ENDING: Duration = Duration::from_secs(5);
+/// How long the data may take to a disk or from it.
+const WRITING: Duration = Duration::from_secs(240);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -169,6 +172,25 @@ impl Process {
         Ok(())
     }
 
+    /// Kills it and what it started, without a chance to do anything first. Returns at once.
+    fn kill(&self) -> Result<()> {
+        kill_process_group(self.pid()?, Signal::KILL).context(|| format!("kill {}", self.name))
+    }
+
+    /// Waits for its end, however it ends.
+    fn wait_killed(&mut self) -> Result<()> {
+        let deadline = Instant::now() + DEADLINE;
+        while !self.has_ended()? {
+            go_on()?;
+            if Instant::now() > deadline {
+                return Err(self.failed("lives on although it was killed"));
+            }
+            thread::sleep(LOOK);
+        }
+        self.child = None;
+        Ok(())
+    }
+
     /// What went wrong, with the end of its log.
     fn failed(&self, what: &str) -> Failed {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
@@ -202,13 +224,18 @@ pub(super) struct Luod {
 }
 
 impl Luod {
-    /// Starts it, and returns once it answers.
+    /// Starts it with the default configuration, and returns once it answers.
     pub(super) fn start(programs: &Programs) -> Result<Self> {
+        Self::start_with(programs, "")
+    }
+
+    /// Starts it, and returns once it answers.
+    pub(super) fn start_with(programs: &Programs, configuration: &str) -> Result<Self> {
         let dir = TempDir::with_prefix("luo-demo-").context(|| "make a directory".into())?;
         let mut command = Command::new(&programs.luod);
         // How this machine's own luod is configured is not to matter.
         let config = dir.path().join("luod.toml");
-        fs::write(&config, "").context(|| format!("write {}", config.display()))?;
+        fs::write(&config, configuration).context(|| format!("write {}", config.display()))?;
         command.arg("--config").arg(&config).arg("--runtime-dir").arg(dir.path());
         command.stdout(Stdio::null());
         let process = Process::start("luod", &mut command, dir.path())?;
@@ -240,6 +267,12 @@ impl Luod {
     /// A new connection to it.
     pub(super) fn manager(&self) -> Result<Manager> {
         let options = Options::new().socket(self.socket());
+        Manager::connect(options).context(|| "connect to luod".into())
+    }
+
+    /// As [`manager`](Self::manager), for calls that write all data to a disk.
+    pub(super) fn patient_manager(&self) -> Result<Manager> {
+        let options = Options::new().socket(self.socket()).deadline(WRITING);
         Manager::connect(options).context(|| "connect to luod".into())
     }
 
@@ -291,6 +324,50 @@ impl Luod {
         } else {
             Err(self.process.failed(&format!("serves as version {serves} instead of {version}")))
         }
+    }
+}
+
+/// Kills all processes of luod and kv in one go, as a loss of power does, and returns when none is
+/// left.
+pub(super) fn lose_power(mut luod: Luod, mut kv: Kv, worker: &Witness) -> Result<()> {
+    kv.process.kill()?;
+    if !luod.process.has_ended()? {
+        luod.process.kill()?;
+    }
+    kv.process.wait_killed()?;
+    luod.process.wait_killed()?;
+    worker.see_end()
+}
+
+/// Sees the end of a process that is not a child of this one.
+#[derive(Debug)]
+pub(super) struct Witness {
+    process: OwnedFd,
+    pid: u64,
+}
+
+impl Witness {
+    /// Of luod's worker.
+    pub(super) fn of_worker(luod: &Luod) -> Result<Self> {
+        let pid = luod.manager()?.status().context(|| "ask luod for its worker".into())?.pid;
+        let process = i32::try_from(pid)
+            .ok()
+            .and_then(Pid::from_raw)
+            .ok_or_else(|| Failed::new(format!("luod's worker cannot be process {pid}")))?;
+        let process = pidfd_open(process, PidfdFlags::empty())
+            .context(|| format!("watch luod's worker, {pid}"))?;
+        Ok(Self { process, pid })
+    }
+
+    fn see_end(&self) -> Result<()> {
+        let wait = Timespec::try_from(DEADLINE).context(|| "wait for an end".into())?;
+        let mut ended = [PollFd::new(&self.process, PollFlags::IN)];
+        let count = poll(&mut ended, Some(&wait))
+            .context(|| format!("wait for the end of luod's worker, {}", self.pid))?;
+        if count == 0 {
+            return Err(Failed::new(format!("luod's worker, {}, was not killed", self.pid)));
+        }
+        Ok(())
     }
 }
 

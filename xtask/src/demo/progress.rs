@@ -56,30 +56,67 @@ impl Bytes {
 /// When the load has ended by itself, or the user asks to stop.
 pub(super) fn watch(load: &LoadHandle, what: &str, length: Duration) -> Result<()> {
     let until = Instant::now() + length;
-    let bar = ProgressBar::new(u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
+    let bar = figures(what, u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        show(&bar, load)?;
+        if left.is_zero() {
+            bar.finish_and_clear();
+            return Ok(());
+        }
+        bar.set_position(u64::try_from((length - left).as_millis()).unwrap_or(u64::MAX));
+        processes::rest_until(Instant::now() + left.min(Duration::from_millis(100)))?;
+    }
+}
+
+/// Does something beside the load, whose figures are shown for as long as it takes.
+///
+/// # Errors
+/// Its own; and when the load has ended by itself, or the user asks to stop, once it is done.
+pub(super) fn during<T: Send>(
+    load: &LoadHandle,
+    what: &str,
+    work: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
+    let bar = figures(what, 0);
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(work);
+        let mut seen = Ok(());
+        while !worker.is_finished() {
+            seen = seen.and_then(|()| show(&bar, load));
+            bar.tick();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        bar.finish_and_clear();
+        let done =
+            worker.join().map_err(|_| Failed::new(format!("{what}: its thread panicked")))?;
+        seen.and(done)
+    })
+}
+
+/// A bar with the load's figures beside it.
+fn figures(what: &str, length: u64) -> ProgressBar {
+    let bar = ProgressBar::new(length);
     if std::io::stderr().is_terminal() {
         let style = ProgressStyle::with_template("  {prefix:28} {bar:32.cyan/dim} {msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_prefix(what.to_owned());
     }
-    loop {
-        if load.has_ended() {
-            return Err(Failed::new("the load ended by itself"));
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            bar.finish_and_clear();
-            return Ok(());
-        }
-        let now = load.snapshot();
-        bar.set_position(u64::try_from((length - left).as_millis()).unwrap_or(u64::MAX));
-        bar.set_message(format!(
-            "{} served, {} failed, {} dropped, worst {:.1} ms",
-            now.served,
-            now.failed,
-            now.dropped,
-            now.worst.as_secs_f64() * 1e3
-        ));
-        processes::rest_until(Instant::now() + left.min(Duration::from_millis(100)))?;
+    bar
+}
+
+fn show(bar: &ProgressBar, load: &LoadHandle) -> Result<()> {
+    processes::go_on()?;
+    if load.has_ended() {
+        return Err(Failed::new("the load ended by itself"));
     }
+    let now = load.snapshot();
+    bar.set_message(format!(
+        "{} served, {} failed, {} dropped, worst {:.1} ms",
+        now.served,
+        now.failed,
+        now.dropped,
+        now.worst.as_secs_f64() * 1e3
+    ));
+    Ok(())
 }

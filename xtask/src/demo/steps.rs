@@ -185,15 +185,7 @@ impl<'a> Service<'a> {
 
     /// Fills it and begins the load.
     fn load(&self, sizes: &Sizes, mib: u64) -> Result<LoadHandle> {
-        let mut options = LoadOptions::default();
-        options.connections = sizes.connections;
-        options.value_len = sizes.value_len;
-        options.fill_bytes = mib << 20;
-        let mut bar = Bytes::new(format!("putting in {mib} MiB"));
-        let load = Load::start(self.address, options, &mut |progress| bar.show(progress))
-            .context(|| "begin the load".into())?;
-        bar.done();
-        Ok(load)
+        begin_load(self.address, sizes, mib)
     }
 
     /// The next version, started and waiting.
@@ -232,6 +224,23 @@ impl<'a> Service<'a> {
         self.kv.ended()?;
         self.luod.release(&self.session)
     }
+}
+
+/// Puts in data and begins the load.
+pub(super) fn begin_load(
+    address: std::net::SocketAddr,
+    sizes: &Sizes,
+    mib: u64,
+) -> Result<LoadHandle> {
+    let mut options = LoadOptions::default();
+    options.connections = sizes.connections;
+    options.value_len = sizes.value_len;
+    options.fill_bytes = mib << 20;
+    let mut bar = Bytes::new(format!("putting in {mib} MiB"));
+    let load = Load::start(address, options, &mut |progress| bar.show(progress))
+        .context(|| "begin the load".into())?;
+    bar.done();
+    Ok(load)
 }
 
 /// Ends the load and reads back all data.

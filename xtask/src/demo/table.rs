@@ -50,14 +50,14 @@ pub(super) fn text(outcome: &Outcome) -> String {
     format!("{table}\n\n{compared}\n")
 }
 
-fn begun(titles: &[&str]) -> Table {
+pub(super) fn begun(titles: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
     table.set_header(cells(titles.iter().map(|title| (*title).to_owned())));
     table
 }
 
-fn row(title: &str, seen: &StepReport, event_worst_ms: Option<f64>) -> Vec<Cell> {
+pub(super) fn row(title: &str, seen: &StepReport, event_worst_ms: Option<f64>) -> Vec<Cell> {
     cells([
         title.to_owned(),
         number(seen.served),
@@ -72,7 +72,7 @@ fn row(title: &str, seen: &StepReport, event_worst_ms: Option<f64>) -> Vec<Cell>
 }
 
 /// The first to the left, figures to the right.
-fn cells(texts: impl IntoIterator<Item = String>) -> Vec<Cell> {
+pub(super) fn cells(texts: impl IntoIterator<Item = String>) -> Vec<Cell> {
     texts
         .into_iter()
         .enumerate()

@@ -59,6 +59,7 @@ const STAGES: &[Stage] = &[
     Stage { name: "test", about: "unit and integration tests", run: rust::test },
     Stage { name: "doctest", about: "examples in rustdoc", run: rust::doctest },
     Stage { name: "demo", about: "the demonstration, with little data", run: demo::stage },
+    Stage { name: "power", about: "a loss of power, with little data", run: demo::power_stage },
     Stage { name: "docs", about: "commands in README.md and docs/", run: docs::stage },
 ];
 

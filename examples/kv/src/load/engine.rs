@@ -139,6 +139,21 @@ impl Engine {
         Ok(engine)
     }
 
+    /// Makes all connections anew, to this address. Nothing may be under way on them.
+    pub(super) fn move_to(&mut self, address: SocketAddr) -> Result<(), LoadError> {
+        self.address = address;
+        for index in 0..self.connections.len() {
+            let socket = open(address)?;
+            self.watch(&socket, index)?;
+            let Some(connection) = self.connections.get_mut(index) else { continue };
+            // The one before leaves the epoll set as it is closed here.
+            connection.socket = socket;
+            connection.watches_output = false;
+            connection.input.clear();
+        }
+        Ok(())
+    }
+
     fn watch(&self, socket: &TcpStream, index: usize) -> Result<(), LoadError> {
         epoll::add(&self.epoll, socket, EventData::new_u64(index as u64), EventFlags::IN)
             .map_err(LoadError::Events)

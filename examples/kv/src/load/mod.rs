@@ -278,11 +278,49 @@ impl LoadHandle {
     /// # Errors
     /// [`LoadError`] where the server could not be reached any more.
     pub fn stop(self, progress: &mut dyn FnMut(Progress)) -> Result<LoadReport, LoadError> {
+        self.rest()?.verify(progress)
+    }
+
+    /// Ends the load once the last answer has come, and reads nothing back yet. The connections stay, idle.
+    ///
+    /// # Errors
+    /// [`LoadError`] where the server could not be reached any more.
+    pub fn rest(self) -> Result<RestingLoad, LoadError> {
         // A load that ended by itself tells why just below.
         let _ = self.control.send(Control::Stop);
         let mut engine = self.thread.join().map_err(|_| LoadError::Thread(None))??;
-        let (steps, mut total) = engine.take_steps_and_total("total");
+        let (steps, total) = engine.take_steps_and_total("total");
         let timeline = engine.take_timeline();
+        Ok(RestingLoad { engine, fill: self.fill, steps, total, timeline })
+    }
+}
+
+/// Load that has ended, and knows what every key must hold.
+#[derive(Debug)]
+pub struct RestingLoad {
+    engine: Engine,
+    fill: StepReport,
+    steps: Vec<StepReport>,
+    total: StepReport,
+    timeline: Vec<Slot>,
+}
+
+impl RestingLoad {
+    /// Connects anew, to where the data is to be now. The connections that were are closed, and do not count as
+    /// dropped.
+    ///
+    /// # Errors
+    /// [`LoadError::Connect`], [`LoadError::Events`].
+    pub fn move_to(&mut self, address: SocketAddr) -> Result<(), LoadError> {
+        self.engine.move_to(address)
+    }
+
+    /// Reads back all data, and reports. `progress` is called while data is read back.
+    ///
+    /// # Errors
+    /// [`LoadError`] where the server could not be reached any more.
+    pub fn verify(self, progress: &mut dyn FnMut(Progress)) -> Result<LoadReport, LoadError> {
+        let Self { mut engine, fill, steps, mut total, timeline } = self;
         engine.run(Phase::Verify, &mut |engine| {
             progress(engine.progress(Work::Verify));
             true
@@ -294,7 +332,7 @@ impl LoadHandle {
         total.dropped += verify.dropped;
         total.verified_bytes += verify.verified_bytes;
         Ok(LoadReport {
-            fill: self.fill,
+            fill,
             steps,
             verify,
             total,

@@ -47,7 +47,7 @@ fn pid(child: &Child) -> Pid {
     Pid::from_child(child)
 }
 
-/// A luod with the default configuration.
+/// A luod, with the default configuration where no other is given.
 #[derive(Debug)]
 pub(crate) struct Luod {
     child: Child,
@@ -56,9 +56,13 @@ pub(crate) struct Luod {
 
 impl Luod {
     pub(crate) fn start() -> Self {
+        Self::start_with("")
+    }
+
+    pub(crate) fn start_with(configuration: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("luod.toml");
-        fs::write(&config, "").unwrap();
+        fs::write(&config, configuration).unwrap();
         let log = File::create(directory.path().join("log")).unwrap();
         let child = Command::new(luod_binary())
             .arg("--config")
@@ -73,6 +77,15 @@ impl Luod {
         let luod = Self { child, directory };
         wait_until("luod serves", || Manager::connect(luod.options()).is_ok());
         luod
+    }
+
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        let mut status = None;
+        wait_until("luod ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -134,7 +147,7 @@ pub(crate) struct Kv {
 impl Kv {
     pub(crate) fn start(args: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_kv"))
-            .args(["--bind", "127.0.0.1:0"])
+            .args(if args.contains(&"--bind") { &[][..] } else { &["--bind", "127.0.0.1:0"] })
             .args(args)
             .env_remove("LUO_SOCKET")
             .stdin(Stdio::null())
@@ -153,8 +166,13 @@ impl Kv {
 
     /// One that is connected to luod, as this version.
     pub(crate) fn with(luod: &Luod, label: &str) -> Self {
+        Self::with_args(luod, label, &[])
+    }
+
+    pub(crate) fn with_args(luod: &Luod, label: &str, args: &[&str]) -> Self {
         let socket = luod.socket();
-        Self::start(&["--luo-socket", socket.to_str().unwrap(), "--version-label", label])
+        let luo = ["--luo-socket", socket.to_str().unwrap(), "--version-label", label];
+        Self::start(&[&luo, args].concat())
     }
 
     pub(crate) fn listens(&mut self) -> SocketAddr {
