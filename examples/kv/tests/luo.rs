@@ -131,6 +131,21 @@ fn a_kill_of_luods_worker_is_not_noticed() {
 }
 
 #[test]
+fn a_load_that_moves_to_another_kv_sees_whether_its_data_is_there() {
+    let (mut with, mut without) = (Kv::start(&["--no-luo"]), Kv::start(&["--no-luo"]));
+    let (with, without) = (with.listens(), without.listens());
+    let mut resting = load(with).rest().unwrap();
+    resting.move_to(with).unwrap();
+    let report = resting.verify(&mut |_| ()).unwrap();
+    assert!(report.is_clean(), "{:?}", report.first_failure);
+    let mut resting = load(with).rest().unwrap();
+    resting.move_to(without).unwrap();
+    let report = resting.verify(&mut |_| ()).unwrap();
+    assert_eq!((report.verify.failed, report.verify.verified_bytes), ((4 << 20) / 3000, 0));
+    assert_eq!(report.total.dropped, 0);
+}
+
+#[test]
 fn a_kv_of_which_the_memory_alone_arrived_binds_anew_and_is_updated_as_before() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("arena");
