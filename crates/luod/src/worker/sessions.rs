@@ -208,7 +208,8 @@ impl Host {
         }
     }
 
-    fn connect_session(self: &Rc<Self>, id: SessionId, stream: OwnedFd) {
+    /// Serves a connection of a session: this is luod's end of it.
+    pub(crate) fn connect_session(self: &Rc<Self>, id: SessionId, stream: OwnedFd) {
         let Some(owner) = self.core.borrow().session(id).map(|info| info.owner) else { return };
         let peer = Peer { uid: owner.uid, gid: owner.gid, pid: 0 };
         let is_operator = self.access.is_operator(peer);
@@ -461,7 +462,7 @@ fn receive_packet(socket: BorrowedFd<'_>) -> io::Result<Packet> {
 }
 
 /// Whether it is a connected Unix stream socket: nothing else can be served.
-fn is_stream(descriptor: &OwnedFd) -> bool {
+pub(crate) fn is_stream(descriptor: &OwnedFd) -> bool {
     use rustix::net::sockopt;
     sockopt::socket_domain(descriptor) == Ok(AddressFamily::UNIX)
         && sockopt::socket_type(descriptor) == Ok(SocketType::STREAM)
