@@ -28,23 +28,33 @@ pub type Verdict = Result<u64, Refusal>;
 /// A file that came back, or why it did not.
 pub type Recalled = Result<OwnedFd, Refusal>;
 
-pub(crate) fn create(name: &str, options: &Options) -> Result<Prepared<'static>, Error> {
+/// With luod's end of the session's first connection.
+pub(crate) fn create<'fd>(
+    name: &str,
+    options: &Options,
+    connection: BorrowedFd<'fd>,
+) -> Result<Prepared<'fd>, Error> {
     let parameters = CreateSession {
         name: name.to_owned(),
         policy: Some(options.policy),
         request: Some(request::next()),
     };
-    Prepared::new(MANAGER, "CreateSession", &parameters, Vec::new())
+    Prepared::new(MANAGER, "CreateSession", &parameters, vec![connection])
 }
 
-/// Waiting on luod's side ends a little before the caller's deadline, so that its reason arrives.
-pub(crate) fn claim(name: &str, left: Duration) -> Result<Prepared<'static>, Error> {
+/// With luod's end of the session's first connection. Waiting on luod's side ends a little before
+/// the caller's deadline, so that its reason arrives.
+pub(crate) fn claim<'fd>(
+    name: &str,
+    left: Duration,
+    connection: BorrowedFd<'fd>,
+) -> Result<Prepared<'fd>, Error> {
     let parameters = ClaimSession {
         name: name.to_owned(),
         wait_milliseconds: Some(milliseconds(left.saturating_sub(left / 8))),
         request: Some(request::next()),
     };
-    Prepared::new(MANAGER, "ClaimSession", &parameters, Vec::new())
+    Prepared::new(MANAGER, "ClaimSession", &parameters, vec![connection])
 }
 
 /// As a number that any Varlink peer can hold.

@@ -93,6 +93,7 @@ fn an_event_that_came_while_a_wait_was_dropped_is_not_lost() {
     let luod = Luod::new();
     let options = luod.options();
     let (sender, mut sent) = oneshot::channel();
+    let (tell, told) = std::sync::mpsc::channel();
     let server = thread::spawn(move || {
         let mut first = luod.accept();
         let mut watch = luod.accept();
@@ -105,6 +106,7 @@ fn an_event_that_came_while_a_wait_was_dropped_is_not_lost() {
         let (half, rest) = message.split_at(20);
         watch.raw(half.as_bytes(), &[]);
         sender.send(()).unwrap();
+        told.recv_timeout(PATIENCE).expect("a wait was dropped");
         watch.raw(rest.as_bytes(), &[]);
         watch.raw(&[0], &[]);
         watch.ends();
@@ -118,7 +120,11 @@ fn an_event_that_came_while_a_wait_was_dropped_is_not_lost() {
         let event = loop {
             tokio::select! {
                 event = watch.next_event(Some(PATIENCE)) => break event.unwrap().unwrap(),
-                () = tokio::task::yield_now() => dropped += 1,
+                () = tokio::task::yield_now() => {
+                    dropped += 1;
+                    // The event is here, or it waits for this.
+                    let _ = tell.send(());
+                }
             }
         };
         assert_eq!(event.text, "whole");

@@ -251,6 +251,19 @@ fn luod_is_upgraded_between_arrival_and_finish() {
 }
 
 #[test]
+fn a_session_that_nobody_holds_goes_over_too() {
+    let place = Place::new(64 * MIB);
+    let mut luod = place.luod();
+    let shop = luod.session("shop");
+    shop.preserve(1, memory(7, 8 * MIB)).unwrap();
+    shop.preserve(2, Record::new(b"page=3").unwrap()).unwrap();
+    drop(shop);
+    luod.wait("it departs", || luod.manager().sessions().unwrap()[0].state == State::Frozen);
+    depart(&mut luod);
+    assert_arrived(&place.luod(), 8 * MIB).finish().unwrap();
+}
+
+#[test]
 fn a_rehearsal_through_the_arena_changes_nothing() {
     let place = Place::new(32 * MIB);
     let luod = place.luod();

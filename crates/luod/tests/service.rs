@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 
 use common::{Luod, PATIENCE, assert_connected, errno, pipe};
 use luo::{OnClose, Policy, Session, State, Unclaimed};
+use rustix::event::EventfdFlags;
 
 #[test]
 fn files_outlive_the_process_that_gave_them() {
@@ -217,4 +218,68 @@ fn luod_closes_what_is_unpreserved() {
     session.unpreserve(1).unwrap();
     let mut buffer = [0; 1];
     luod.wait("the end of the pipe", || rustix::io::read(&reader, &mut buffer) == Ok(0));
+}
+
+/// More files than luod departs with in one go.
+fn many(session: &Session) {
+    let files: Vec<_> = (1..=600)
+        .map(|token| (token, rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap()))
+        .collect();
+    for verdict in session.preserve_many(&files).unwrap() {
+        verdict.unwrap();
+    }
+}
+
+#[test]
+fn a_session_that_waits_to_be_claimed_departs_without_being_asked() {
+    let luod = Luod::start();
+    let (reader, writer) = pipe();
+    let session = luod.session("shop");
+    session.preserve(1, &reader).unwrap();
+    drop((session, reader));
+    luod.wait("it departs", || luod.manager().sessions().unwrap()[0].state == State::Frozen);
+    let session = luod.session("shop");
+    assert_connected(session.retrieve(1).unwrap(), &writer, b"x");
+    session.finish_and_carry().unwrap();
+    // With the machine prepared it is too late; what the machine does is enough.
+    luod.manager().prepare().unwrap();
+    drop(session);
+    luod.wait("nobody holds it", || !luod.manager().sessions().unwrap()[0].held);
+    luod.manager().freeze().unwrap();
+    luod.manager().cancel().unwrap();
+    let session = luod.session("shop");
+    assert_connected(session.retrieve(1).unwrap(), &writer, b"y");
+}
+
+#[test]
+fn nobody_is_refused_because_a_session_departs_without_being_asked() {
+    let luod = Luod::start();
+    let manager = luod.manager();
+    for round in 0..10 {
+        let session = luod.session("shop");
+        many(&session);
+        drop(session);
+        match round % 3 {
+            // An update of the machine, before, while or after it departs.
+            0 => {
+                manager.prepare().unwrap();
+                manager.freeze().unwrap();
+                manager.cancel().unwrap();
+            }
+            1 => {}
+            _ => {
+                manager.rehearse().unwrap();
+                luod.kill_worker();
+            }
+        }
+        if round % 2 == 0 {
+            let session = luod.session("shop");
+            let incoming = session.info().unwrap().incoming;
+            assert_eq!(incoming.len(), 600);
+            for file in session.retrieve_many(&incoming).unwrap() {
+                file.unwrap();
+            }
+        }
+        manager.release("shop").unwrap();
+    }
 }

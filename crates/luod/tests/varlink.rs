@@ -55,6 +55,10 @@ async fn call(
 async fn connect_session(descriptor: &OwnedFd) -> Connection {
     let (ours, theirs) = UnixStream::pair().unwrap();
     luo::wire::send(descriptor.as_fd(), luo::protocol::CONNECT_PACKET, &[theirs.as_fd()]).unwrap();
+    speak(ours)
+}
+
+fn speak(ours: UnixStream) -> Connection {
     ours.set_nonblocking(true).unwrap();
     let stream = tokio::net::UnixStream::from_std(ours).unwrap();
     Connection::new(zlink::tokio::unix::Stream::try_from(stream).unwrap())
@@ -161,6 +165,43 @@ fn replies_are_as_they_are_defined() {
         assert_eq!((&reply["tokens"], files.len()), (&json!([1]), 1));
         assert_eq!(reply["refused"][0]["errno"], "ENOENT");
         assert_connected(&files[0], &writer, b"x");
+    });
+}
+
+#[test]
+fn a_sessions_first_connection_may_come_with_the_call_for_it() {
+    let luod = Luod::start();
+    run(async {
+        let mut connection = connect(luod.socket()).await.unwrap();
+        let mut held = None;
+        for method in ["io.luo.CreateSession", "io.luo.ClaimSession"] {
+            drop(held.take());
+            luod.wait("nobody holds it", || {
+                luod.manager().sessions().unwrap().iter().all(|session| !session.held)
+            });
+            for (what, files) in [
+                ("a pipe", vec![pipe().0]),
+                ("two", vec![UnixStream::pair().unwrap().0.into(), pipe().0]),
+            ] {
+                let parameters = json!({"name": "shop"});
+                let refused = call(&mut connection, method, parameters, files).await;
+                assert_eq!(refused.unwrap_err(), "io.luo.Failed", "{what}");
+            }
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let parameters = json!({"name": "shop"});
+            let (_, files) =
+                call(&mut connection, method, parameters, vec![theirs.into()]).await.unwrap();
+            let mut shop = speak(ours);
+            let method = "io.luo.Session.GetInfo";
+            let (reply, _) = call(&mut shop, method, Value::Null, vec![]).await.unwrap();
+            assert_eq!(reply["name"], "shop");
+            held = Some((shop, files));
+        }
+        // It ends with the session.
+        let (mut shop, _files) = held.unwrap();
+        luod.manager().release("shop").unwrap();
+        let call = Call::new(Method { method: "io.luo.Session.GetInfo", parameters: Value::Null });
+        assert!(shop.call_method::<_, Value, Failed>(&call, vec![]).await.is_err());
     });
 }
 

@@ -57,6 +57,12 @@ enum Helper {
         /// When the process before began to leave, in nanoseconds of the monotonic clock.
         #[arg(long)]
         began: Option<u64>,
+        /// Start the next process before leaving, and leave when it is ready to follow.
+        #[arg(long)]
+        ahead: bool,
+        /// The process before waits on the standard input to be told that this one is ready.
+        #[arg(long)]
+        follows: bool,
     },
     /// A service with listeners that restarts itself through ecdysis.
     RestartByEcdysis {
@@ -88,8 +94,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Helper::RestartByExecve { dir, listeners, rounds, began } => {
             restart::by_execve(dir, *listeners, *rounds, *began)
         }
-        Helper::RestartByLuo { dir, listeners, rounds, socket, began } => {
-            restart::by_luo(dir, *listeners, *rounds, socket, *began)
+        Helper::RestartByLuo { dir, listeners, rounds, socket, began, ahead, follows } => {
+            let before = match (began, follows) {
+                (Some(began), _) => restart::Before::Began(*began),
+                (None, true) => restart::Before::Waits,
+                (None, false) => restart::Before::None,
+            };
+            restart::by_luo(dir, *listeners, *rounds, socket, &before, *ahead)
         }
         Helper::RestartByEcdysis { dir, listeners } => restart::by_ecdysis(dir, *listeners),
         Helper::HoldMemory { mib, ready } => arena::hold(*mib, ready),

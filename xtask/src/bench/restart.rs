@@ -6,16 +6,19 @@
 //! sockets with a path). The moment is written down by the processes themselves, on the monotonic
 //! clock, which all processes share.
 //!
-//! Through luod it is another process: the old one closes its session, starts the new one and
-//! ends; the new one claims the session and retrieves all listeners.
+//! Through luod it is another process. In a restart the old one closes its session, starts the new
+//! one and ends; the new one claims the session and retrieves all listeners. In a planned update,
+//! as the guide for authors of services has it, the old one starts the new one and serves on until
+//! that is about to claim the session; only then it begins to leave. Both are beside the same
+//! execve, for in place there is no other order.
 //!
 //! ecdysis' `upgrade` itself returns half a second later, because its thread that looks after
 //! the child sleeps that long; the figure here is the child's, so that it is as good as it can be.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::fd::{AsFd, AsRawFd as _};
-use std::os::unix::net::UnixListener;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{ChildStdout, Command, Stdio};
@@ -38,6 +41,8 @@ use crate::failure::{Context as _, Failed, Result};
 const ROUNDS: usize = 50;
 /// The session that luod keeps the listeners in.
 const SESSION: &str = "bench-restart";
+/// How long one process waits for the other.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Of execve in place.
 const GOAL: f64 = 1.5;
 
@@ -51,12 +56,14 @@ pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
             many => format!("restart of a service with {many} listeners"),
         };
         // In turns, so that what else the machine does bears on both.
-        let (mut luo, mut execve) = (Duration::MAX, Duration::MAX);
+        let (mut luo, mut ahead, mut execve) = (Duration::MAX, Duration::MAX, Duration::MAX);
         for _ in 0..bencher.times(5) {
             bencher.measuring(&format!("{what} by execve"));
             execve = execve.min(by_execve_median(bencher, listeners)?);
             bencher.measuring(&format!("{what} through luod"));
-            luo = luo.min(by_luo_median(bencher, &daemon, listeners)?);
+            luo = luo.min(by_luo_median(bencher, &daemon, listeners, false)?);
+            bencher.measuring(&format!("{what} through luod, started ahead"));
+            ahead = ahead.min(by_luo_median(bencher, &daemon, listeners, true)?);
         }
         bencher.measuring(&format!("{what} by ecdysis"));
         let ecdysis = by_ecdysis_median(bencher, listeners)?;
@@ -71,15 +78,29 @@ pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
         };
         rows.push(beside("execve in place", execve, Some(GOAL)));
         rows.push(beside("ecdysis", ecdysis, None));
+        rows.push(Row {
+            what: what.replacen("restart", "planned update", 1),
+            ours: Some(micros(ahead)),
+            ..beside("execve in place", execve, Some(GOAL))
+        });
     }
     Ok(rows)
 }
 
 /// The median time of a restart through luod.
-fn by_luo_median(bencher: &Bencher, daemon: &Daemon, listeners: usize) -> Result<Duration> {
+fn by_luo_median(
+    bencher: &Bencher,
+    daemon: &Daemon,
+    listeners: usize,
+    ahead: bool,
+) -> Result<Duration> {
     let dir = TempDir::new().context(|| "make a directory".into())?;
     let rounds = bencher.times(ROUNDS);
-    let more = [format!("--rounds={rounds}"), format!("--socket={}", daemon.socket().display())];
+    let mut more =
+        vec![format!("--rounds={rounds}"), format!("--socket={}", daemon.socket().display())];
+    if ahead {
+        more.push("--ahead".into());
+    }
     median(helper_lines(bencher, "restart-by-luo", dir.path(), listeners, &more)?)
 }
 
@@ -235,6 +256,32 @@ pub(super) fn by_execve(dir: &Path, count: usize, rounds: usize, began: Option<u
     Err(failed).context(|| "become the next image".into())
 }
 
+/// The process before this one.
+#[derive(Debug)]
+pub(super) enum Before {
+    /// This is the first.
+    None,
+    /// It began to leave then, and has closed its session.
+    Began(u64),
+    /// It serves until it is told that this one is ready.
+    Waits,
+}
+
+/// Tells the process before that this one is ready.
+fn tell_ready() -> Result<UnixStream> {
+    let stdin = std::io::stdin().as_fd().try_clone_to_owned();
+    let mut before = UnixStream::from(stdin.context(|| "take the standard input".into())?);
+    before.set_read_timeout(Some(PATIENCE)).context(|| "set a deadline".into())?;
+    before.write_all(&[1]).context(|| "tell the process before".into())?;
+    Ok(before)
+}
+
+/// Waits until the next process is ready.
+fn wait_ready(next: &mut UnixStream) -> Result<()> {
+    next.set_read_timeout(Some(PATIENCE)).context(|| "set a deadline".into())?;
+    next.read_exact(&mut [0]).context(|| "wait for the next process".into())
+}
+
 /// The helper: luod keeps its listeners, and it is followed by its next process until no round is
 /// left.
 pub(super) fn by_luo(
@@ -242,11 +289,12 @@ pub(super) fn by_luo(
     count: usize,
     rounds: usize,
     socket: &Path,
-    began: Option<u64>,
+    before: &Before,
+    ahead: bool,
 ) -> Result<()> {
     let options = Options::new().socket(socket);
-    let (session, listeners) = match began {
-        None => {
+    let (session, listeners) = match before {
+        Before::None => {
             daemon::raise_descriptor_limit()?;
             let listeners = (0..count).map(|at| bind(dir, at)).collect::<Result<Vec<_>>>()?;
             let session =
@@ -255,13 +303,22 @@ pub(super) fn by_luo(
             daemon::preserve(&session, &files)?;
             (session, listeners)
         }
-        Some(began) => {
+        Before::Began(_) | Before::Waits => {
+            let waiting = matches!(before, Before::Waits).then(tell_ready).transpose()?;
             let session =
                 Session::claim_with(SESSION, options).context(|| "claim the session".into())?;
             let tokens: Vec<u64> = (1..).take(count).collect();
             let listeners: Vec<UnixListener> =
                 daemon::retrieve(&session, &tokens)?.into_iter().map(UnixListener::from).collect();
-            say(now() - began)?;
+            let ended = now();
+            let mut told = [0; 8];
+            if let Before::Began(began) = before {
+                told = began.to_ne_bytes();
+            }
+            if let Some(mut waiting) = waiting {
+                waiting.read_exact(&mut told).context(|| "read when it began".into())?;
+            }
+            say(ended - u64::from_ne_bytes(told))?;
             session.finish_and_carry().context(|| "finish the update".into())?;
             (session, listeners)
         }
@@ -270,18 +327,26 @@ pub(super) fn by_luo(
         return session.release().context(|| "release the session".into());
     }
     let xtask = std::env::current_exe().context(|| "find this program".into())?;
-    let began = now();
-    drop(session);
-    Command::new(xtask)
-        .args(["helper", "restart-by-luo", "--dir"])
+    let mut next = Command::new(xtask);
+    next.args(["helper", "restart-by-luo", "--dir"])
         .arg(dir)
         .arg(format!("--listeners={count}"))
         .arg(format!("--rounds={}", rounds - 1))
-        .arg(format!("--began={began}"))
         .arg("--socket")
-        .arg(socket)
-        .spawn()
-        .context(|| "start the next process".into())?;
+        .arg(socket);
+    let start = |next: &mut Command| next.spawn().context(|| "start the next process".into());
+    if ahead {
+        let (mut ours, theirs) = UnixStream::pair().context(|| "make a pair of sockets".into())?;
+        start(next.args(["--ahead", "--follows"]).stdin(OwnedFd::from(theirs)))?;
+        wait_ready(&mut ours)?;
+        let began = now();
+        drop(session);
+        ours.write_all(&began.to_ne_bytes()).context(|| "tell when it began".into())?;
+    } else {
+        let began = now();
+        drop(session);
+        start(next.arg(format!("--began={began}")))?;
+    }
     drop(listeners);
     Ok(())
 }

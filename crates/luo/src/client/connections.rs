@@ -8,6 +8,7 @@
 //! - A connection that broke is made again until the deadline, and the exchange goes on where it
 //!   was.
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -33,6 +34,13 @@ impl<D: Drive> Connections<D> {
     pub(super) fn new(target: Target) -> Self {
         let reached = AtomicBool::new(matches!(target, Target::Session(_)));
         Self { target, idle: Mutex::new(Vec::new()), reached }
+    }
+
+    /// With one connection that is there already.
+    pub(super) fn with(target: Target, socket: OwnedFd) -> Result<Self, Error> {
+        let connections = Self::new(target);
+        connections.give_back(Stream::over(socket)?);
+        Ok(connections)
     }
 
     pub(super) fn target(&self) -> &Target {

@@ -1,9 +1,9 @@
 //! A session, for every way to wait.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::connections::Connections;
-use super::target::Target;
+use super::target::{self, Target};
 use crate::calls::{self, Recalled, Verdict};
 use crate::drive::{Deadline, Drive};
 use crate::error::{Error, Refusal};
@@ -29,13 +29,14 @@ impl<D: Drive> Session<D> {
     pub(crate) async fn open(name: &str, options: Options) -> Result<Self, Error> {
         let manager = Connections::<D>::new(Target::Socket(options.socket.clone()));
         let deadline = Deadline::after(options.deadline);
+        let (ours, theirs) = target::pair()?;
         let descriptor = loop {
-            let claim = calls::claim(name, deadline.left())?;
+            let claim = calls::claim(name, deadline.left(), theirs.as_fd())?;
             match manager.call(claim, &deadline, calls::given).await {
                 Err(error) if error.is("ENOENT") => {}
                 other => break other?,
             }
-            let create = calls::create(name, &options)?;
+            let create = calls::create(name, &options, theirs.as_fd())?;
             match manager.call(create, &deadline, calls::given).await {
                 // Somebody made it in between.
                 Err(error) if error.is("EEXIST") && !deadline.has_passed() => {
@@ -44,7 +45,7 @@ impl<D: Drive> Session<D> {
                 other => break other?,
             }
         };
-        Ok(Self::new(name, Target::Session(descriptor), options))
+        Self::connected(name, descriptor, ours, options)
     }
 
     pub(crate) async fn open_or_none(name: &str, options: Options) -> Result<Option<Self>, Error> {
@@ -56,20 +57,34 @@ impl<D: Drive> Session<D> {
     }
 
     pub(crate) async fn create(name: &str, options: Options) -> Result<Self, Error> {
-        let call = calls::create(name, &options)?;
-        Self::given(name, options, call).await
+        let (ours, theirs) = target::pair()?;
+        let call = calls::create(name, &options, theirs.as_fd())?;
+        let descriptor = Self::given(&options, call).await?;
+        Self::connected(name, descriptor, ours, options)
     }
 
     pub(crate) async fn claim(name: &str, options: Options) -> Result<Self, Error> {
-        let call = calls::claim(name, options.deadline)?;
-        Self::given(name, options, call).await
+        let (ours, theirs) = target::pair()?;
+        let call = calls::claim(name, options.deadline, theirs.as_fd())?;
+        let descriptor = Self::given(&options, call).await?;
+        Self::connected(name, descriptor, ours, options)
     }
 
-    async fn given(name: &str, options: Options, call: Prepared<'_>) -> Result<Self, Error> {
+    async fn given(options: &Options, call: Prepared<'_>) -> Result<OwnedFd, Error> {
         let manager = Connections::<D>::new(Target::Socket(options.socket.clone()));
-        let deadline = Deadline::after(options.deadline);
-        let descriptor = manager.call(call, &deadline, calls::given).await?;
-        Ok(Self::new(name, Target::Session(descriptor), options))
+        manager.call(call, &Deadline::after(options.deadline), calls::given).await
+    }
+
+    /// With the connection whose other end luod got with the call. A luod that knows nothing of it
+    /// has closed that end, and the first call makes another.
+    fn connected(
+        name: &str,
+        descriptor: OwnedFd,
+        ours: OwnedFd,
+        options: Options,
+    ) -> Result<Self, Error> {
+        let connections = Connections::with(Target::Session(descriptor), ours)?;
+        Ok(Self { connections, options, name: name.to_owned() })
     }
 
     pub(crate) async fn from_descriptor(

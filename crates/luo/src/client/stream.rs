@@ -1,7 +1,7 @@
 //! One connection, and the jobs that are done on it.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use super::target::Target;
@@ -22,8 +22,12 @@ pub(super) struct Stream<D: Drive> {
 
 impl<D: Drive> Stream<D> {
     pub(super) fn connect(target: &Target) -> Result<Self, Error> {
-        let socket = D::register(target.connect()?)?;
-        Ok(Self { socket, receiver: Receiver::new(LIMITS) })
+        Self::over(target.connect()?)
+    }
+
+    /// Over our end of a connection.
+    pub(super) fn over(socket: OwnedFd) -> Result<Self, Error> {
+        Ok(Self { socket: D::register(socket)?, receiver: Receiver::new(LIMITS) })
     }
 
     /// Whether it is open and nothing came that nobody asked for.

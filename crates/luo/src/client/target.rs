@@ -58,10 +58,14 @@ fn unreachable(path: &Path, error: Errno) -> Error {
     }
 }
 
+/// Both ends of a connection of a session: ours, and luod's.
+pub(super) fn pair() -> Result<(OwnedFd, OwnedFd), Error> {
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)
+        .map_err(|error| Error::system("making a socket pair")(error.into()))
+}
+
 fn connect_session(session: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
-    let (ours, theirs) =
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)
-            .map_err(|error| Error::system("making a socket pair")(error.into()))?;
+    let (ours, theirs) = pair()?;
     match wire::send(session, CONNECT_PACKET, &[theirs.as_fd()]) {
         Ok(_) => Ok(ours),
         Err(error) => Err(match Errno::from_io_error(&error) {

@@ -153,7 +153,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    fn new(socket: OwnedFd) -> Self {
+    pub(crate) fn new(socket: OwnedFd) -> Self {
         Self { socket, receiver: Receiver::new(Limits { bytes: 1 << 20 }) }
     }
 

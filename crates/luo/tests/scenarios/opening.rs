@@ -76,6 +76,8 @@ fn a_session_is_claimed_else_made_else_claimed_from_who_made_it_in_between() {
         peer.refuse_manager("EEXIST");
         let again = peer.take("io.luo.ClaimSession");
         assert_ne!(again.request(), call.request());
+        // A luod that does not serve the connections that came along closes them.
+        drop((call, made, again));
         let (end, descriptor) = SessionEnd::pair();
         peer.reply_with(given(), &[descriptor.as_fd()]);
         drop(descriptor);
@@ -88,6 +90,41 @@ fn a_session_is_claimed_else_made_else_claimed_from_who_made_it_in_between() {
     run(async {
         let session = wait!(Session::open_with("shop", options)).unwrap();
         assert_eq!(session.name(), "shop");
+        assert!(wait!(session.is_updated()).unwrap());
+    });
+    server.join().unwrap();
+}
+
+#[test]
+fn the_first_connection_of_a_session_goes_along_with_the_call_for_it() {
+    let luod = Luod::new();
+    let options = luod.options();
+    let server = thread::spawn(move || {
+        for (method, repeated) in [("io.luo.ClaimSession", false), ("io.luo.CreateSession", true)] {
+            let mut peer = luod.accept();
+            let mut call = peer.take(method);
+            if repeated {
+                drop((call, peer));
+                peer = luod.accept();
+                call = peer.take(method);
+            }
+            assert_eq!(call.descriptors.len(), 1);
+            let mut session = Peer::new(call.descriptors.remove(0));
+            let (end, descriptor) = SessionEnd::pair();
+            peer.reply_with(given(), &[descriptor.as_fd()]);
+            drop(descriptor);
+            peer.ends();
+            session.take("io.luo.Session.GetInfo");
+            session.reply(info("updated"));
+            session.ends();
+            assert!(end.accept_until_end().is_none(), "another connection was made");
+        }
+    });
+    run(async {
+        let session = wait!(Session::claim_with("shop", options.clone())).unwrap();
+        assert!(wait!(session.is_updated()).unwrap());
+        drop(session);
+        let session = wait!(Session::create_with("shop", options)).unwrap();
         assert!(wait!(session.is_updated()).unwrap());
     });
     server.join().unwrap();

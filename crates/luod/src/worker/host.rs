@@ -285,6 +285,11 @@ impl Host {
         event: luo_core::Event,
         carrier: CarrierId,
     ) -> Result<Rc<Ended>, Refusal> {
+        // Not a reason to refuse, as the operator knows nothing of it.
+        self.departed_ahead(None).await;
+        if event == luo_core::Event::Prepare && carrier != CarrierId::NEAR {
+            self.cancel_unclaimed().await;
+        }
         if carrier == carriers::ARENA {
             let arena = self.carriers.arena().map_err(|failure| {
                 let reason = format!("the arena cannot be used: {}", failure.reason());

@@ -11,6 +11,9 @@
 //!                            ▲                                       │    policy: release,
 //!                            └───────────────── claim ───────────────┘    or time limit
 //! ```
+//!
+//! A session that waits to be claimed *departs* ahead, so that this is done by the time its next
+//! owner has been started; the claim lets it *arrive*.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, IoSliceMut};
@@ -84,6 +87,8 @@ pub(crate) struct Holders {
     changed: HashSet<SessionId>,
     /// Sessions that somebody is claiming at this moment.
     claiming: HashSet<SessionId>,
+    /// Sessions that depart at this moment because nobody holds them any more.
+    departing: HashSet<SessionId>,
 }
 
 impl Holders {
@@ -121,6 +126,19 @@ struct Claiming {
 impl Drop for Claiming {
     fn drop(&mut self) {
         self.host.holders.borrow_mut().claiming.remove(&self.id);
+        self.host.sessions_changed.notify_waiters();
+    }
+}
+
+/// A departure that nobody has asked for; whoever needs the session waits for its end.
+struct Departing {
+    host: Rc<Host>,
+    id: SessionId,
+}
+
+impl Drop for Departing {
+    fn drop(&mut self) {
+        self.host.holders.borrow_mut().departing.remove(&self.id);
         self.host.sessions_changed.notify_waiters();
     }
 }
@@ -208,7 +226,8 @@ impl Host {
         }
     }
 
-    fn connect_session(self: &Rc<Self>, id: SessionId, stream: OwnedFd) {
+    /// Serves a connection of a session: this is luod's end of it.
+    pub(crate) fn connect_session(self: &Rc<Self>, id: SessionId, stream: OwnedFd) {
         let Some(owner) = self.core.borrow().session(id).map(|info| info.owner) else { return };
         let peer = Peer { uid: owner.uid, gid: owner.gid, pid: 0 };
         let is_operator = self.access.is_operator(peer);
@@ -257,7 +276,76 @@ impl Host {
                     info.pinned
                 );
                 self.tell("session", Some(name), text);
+                self.depart_ahead(id).await;
             }
+        }
+    }
+
+    /// Does what a claim would do first, while the next owner is still being started. Whoever waits
+    /// for the session already has had its turn before this one, and does it itself. What fails
+    /// here fails again in the claim, which says so.
+    async fn depart_ahead(self: &Rc<Self>, id: SessionId) {
+        tokio::task::yield_now().await;
+        let departing = {
+            let mut holders = self.holders.borrow_mut();
+            if holders.is_held(id)
+                || holders.claiming.contains(&id)
+                || !holders.departing.insert(id)
+            {
+                return;
+            }
+            Departing { host: Rc::clone(self), id }
+        };
+        let machine = self.core.borrow().status().state;
+        let at_rest = matches!(machine, State::Normal | State::Updated);
+        let waits = self.session_info(id).is_ok_and(|info| {
+            info.status.transition.is_none()
+                && info.status.state == State::Normal
+                && info.outgoing > 0
+        });
+        if at_rest && waits {
+            let departed = self.run_step(|core| core.begin(Scope::Session(id), Event::Depart));
+            if let Err(refusal) = departed.await {
+                tracing::debug!(session = id.0, reason = refusal.reason(), "not departed yet");
+            }
+            self.commit();
+        }
+        drop(departing);
+    }
+
+    /// Sessions that wait to be claimed are taken back from where they are ahead of the machine: an
+    /// update through another carrier takes what is at rest. What cannot be is refused by that
+    /// update.
+    pub(crate) async fn cancel_unclaimed(self: &Rc<Self>) {
+        let ahead: Vec<SessionId> = {
+            let (core, holders) = (self.core.borrow(), self.holders.borrow());
+            core.sessions()
+                .filter(|info| info.unclaimed && !holders.claiming.contains(&info.id))
+                .filter(|info| matches!(info.status.state, State::Prepared | State::Frozen))
+                .map(|info| info.id)
+                .collect()
+        };
+        for id in ahead {
+            let cancelled = self.run_step(|core| core.begin(Scope::Session(id), Event::Cancel));
+            if let Err(refusal) = cancelled.await {
+                tracing::debug!(session = id.0, reason = refusal.reason(), "still ahead");
+            }
+        }
+        self.commit();
+    }
+
+    /// Waits until no session, or not this one, departs unasked.
+    pub(crate) async fn departed_ahead(&self, id: Option<SessionId>) {
+        loop {
+            let changed = self.sessions_changed.notified();
+            let departing = {
+                let holders = self.holders.borrow();
+                id.map_or(!holders.departing.is_empty(), |id| holders.departing.contains(&id))
+            };
+            if !departing {
+                return;
+            }
+            changed.await;
         }
     }
 
@@ -271,6 +359,7 @@ impl Host {
     /// Ends a session; connections to it stay until their client closes them, so that the one that
     /// asked gets its answer.
     pub(crate) async fn end_session(self: &Rc<Self>, id: SessionId) -> Result<(), Refusal> {
+        self.departed_ahead(Some(id)).await;
         self.run(|core| core.release_session(id)).await?;
         self.sessions_changed.notify_waiters();
         Ok(())
@@ -286,6 +375,8 @@ impl Host {
     ) -> Result<(SessionId, OwnedFd), Refusal> {
         let deadline = Instant::now() + wait;
         let (claiming, _busy) = loop {
+            let id = self.session_for(name, peer)?.id;
+            self.departed_ahead(Some(id)).await;
             let busy_here = self.busy_when_resumed().await;
             let changed = self.sessions_changed.notified();
             let info = self.session_for(name, peer)?;
@@ -461,7 +552,7 @@ fn receive_packet(socket: BorrowedFd<'_>) -> io::Result<Packet> {
 }
 
 /// Whether it is a connected Unix stream socket: nothing else can be served.
-fn is_stream(descriptor: &OwnedFd) -> bool {
+pub(crate) fn is_stream(descriptor: &OwnedFd) -> bool {
     use rustix::net::sockopt;
     sockopt::socket_domain(descriptor) == Ok(AddressFamily::UNIX)
         && sockopt::socket_type(descriptor) == Ok(SocketType::STREAM)

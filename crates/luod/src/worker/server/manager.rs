@@ -26,7 +26,7 @@ use super::{Descriptor, Pending, Reply};
 use crate::worker::access::Peer;
 use crate::worker::host::{Host, Told, state};
 use crate::worker::refusal::Refusal;
-use crate::worker::sessions::now_seconds;
+use crate::worker::sessions::{is_stream, now_seconds};
 use crate::worker::upgrade::LAST_WORDS;
 
 /// Files in one part of a list.
@@ -123,8 +123,8 @@ impl ManagerService {
             "GetStatus" => Pending::Ready(Reply::new(&self.status())),
             "ListSessions" => Pending::Ready(Reply::new(&self.sessions())),
             "ListFiles" => self.files(&call.parameters()?, call.more),
-            "CreateSession" => self.create(call.parameters()?),
-            "ClaimSession" => self.claim(call.parameters()?),
+            "CreateSession" => self.create(call.parameters()?, first_connection(descriptors)?),
+            "ClaimSession" => self.claim(call.parameters()?, first_connection(descriptors)?),
             "ReleaseSession" => {
                 let ReleaseSession { name } = call.parameters()?;
                 let peer = self.peer;
@@ -294,7 +294,7 @@ impl ManagerService {
         Pending::Stream(receiver)
     }
 
-    fn create(&self, parameters: CreateSession) -> Pending {
+    fn create(&self, parameters: CreateSession, connection: Option<OwnedFd>) -> Pending {
         let CreateSession { name, policy, request } = parameters;
         let policy = policy.unwrap_or_default();
         let policy = Policy {
@@ -330,7 +330,7 @@ impl ManagerService {
             }
             host.sessions_changed.notify_waiters();
             host.tell("session", Some(name), format!("created by process {}", peer.pid));
-            service.give(id, client)
+            service.give(id, client, connection)
         })
     }
 
@@ -353,18 +353,26 @@ impl ManagerService {
         }
     }
 
-    fn give(&self, id: SessionId, client: OwnedFd) -> Result<Reply, Refusal> {
+    fn give(
+        &self,
+        id: SessionId,
+        client: OwnedFd,
+        connection: Option<OwnedFd>,
+    ) -> Result<Reply, Refusal> {
         let session = self.describe(id)?;
+        if let Some(connection) = connection {
+            self.host.connect_session(id, connection);
+        }
         Ok(Reply::new(&SessionGiven { session }).with(vec![Descriptor::Own(client)]))
     }
 
-    fn claim(&self, parameters: ClaimSession) -> Pending {
+    fn claim(&self, parameters: ClaimSession, connection: Option<OwnedFd>) -> Pending {
         let wait = parameters.wait_milliseconds.unwrap_or(0).min(LONGEST_WAIT);
         let service = Self::new(Rc::clone(&self.host), self.peer);
         later(async move {
             let wait = Duration::from_millis(wait);
             let (id, client) = service.host.claim(&parameters.name, service.peer, wait).await?;
-            service.give(id, client)
+            service.give(id, client, connection)
         })
     }
 
@@ -575,6 +583,21 @@ impl Service for ManagerService {
 
     async fn resumed(&self) {
         self.host.upgrades.resumed().await;
+    }
+}
+
+/// luod's end of a session's first connection, where one came with the call for the session.
+fn first_connection(mut descriptors: Given) -> Result<Option<OwnedFd>, Reply> {
+    if let [] = descriptors.0.as_slice() {
+        return Ok(None);
+    }
+    match (descriptors.0.pop(), descriptors.0.is_empty()) {
+        (Some(connection), true) if is_stream(&connection) => Ok(Some(connection)),
+        (other, _) => {
+            descriptors.0.extend(other);
+            let reason = "one connected Unix stream socket may come with it, and nothing else";
+            Err(Reply::refused_by_manager(Refusal::new(Errno::Inval, reason)))
+        }
     }
 }
 
