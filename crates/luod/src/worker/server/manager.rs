@@ -588,7 +588,7 @@ impl Service for ManagerService {
 
 /// luod's end of a session's first connection, where one came with the call for the session.
 fn first_connection(mut descriptors: Given) -> Result<Option<OwnedFd>, Reply> {
-    if let [] = descriptors.0.as_slice() {
+    if descriptors.0.is_empty() {
         return Ok(None);
     }
     match (descriptors.0.pop(), descriptors.0.is_empty()) {
