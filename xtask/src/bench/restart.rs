@@ -8,9 +8,9 @@
 //!
 //! Through luod it is another process. In a restart the old one closes its session, starts the new
 //! one and ends; the new one claims the session and retrieves all listeners. In a planned update,
-//! as the guide for authors of services has it, the old one starts the new one and serves on until
-//! that is about to claim the session; only then it begins to leave. Both are beside the same
-//! execve, for in place there is no other order.
+//! as the guide for authors of services has it, the old one starts the new one, serves on until
+//! that is about to claim the session, and prepares its session; only then it begins to leave. Both
+//! are beside the same execve, for in place there is no other order.
 //!
 //! ecdysis' `upgrade` itself returns half a second later, because its thread that looks after
 //! the child sleeps that long; the figure here is the child's, so that it is as good as it can be.
@@ -339,6 +339,8 @@ pub(super) fn by_luo(
         let (mut ours, theirs) = UnixStream::pair().context(|| "make a pair of sockets".into())?;
         start(next.args(["--ahead", "--follows"]).stdin(OwnedFd::from(theirs)))?;
         wait_ready(&mut ours)?;
+        // The workload runs while a session is being prepared.
+        session.prepare().context(|| "prepare the session".into())?;
         let began = now();
         drop(session);
         ours.write_all(&began.to_ne_bytes()).context(|| "tell when it began".into())?;
