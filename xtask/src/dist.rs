@@ -24,6 +24,7 @@ const BINARIES: &[&str] = &["luod", "luoctl"];
 /// What is copied as it is: source in the checkout, place in the tarball.
 const FILES: &[(&str, &str)] = &[
     ("packaging/luod.service", "lib/systemd/system/luod.service"),
+    ("packaging/luod.toml", "share/doc/luo/luod.toml"),
     ("packaging/luod-keeper-systemd.conf", "share/doc/luo/luod-keeper-systemd.conf"),
     ("LICENSE-MIT", "share/doc/luo/LICENSE-MIT"),
     ("LICENSE-APACHE", "share/doc/luo/LICENSE-APACHE"),
