@@ -251,6 +251,15 @@ fn luod_is_upgraded_between_arrival_and_finish() {
 }
 
 #[test]
+fn a_cancel_that_is_refused_on_the_other_side_keeps_nothing_from_being_retrieved() {
+    let place = Place::new(32 * MIB);
+    departed(&place, 8 * MIB);
+    let luod = place.luod();
+    assert_eq!(errno(luod.manager().cancel()), "EBUSY");
+    assert_arrived(&luod, 8 * MIB);
+}
+
+#[test]
 fn a_session_that_nobody_holds_goes_over_too() {
     let place = Place::new(64 * MIB);
     let mut luod = place.luod();

@@ -124,18 +124,14 @@ impl Carriers {
         let Some(path) = &self.path else {
             return Err(Failure::new(Errno::NoEnt, "luod has no arena"));
         };
-        self.copying.begin();
         let copying = Arc::clone(&self.copying);
         let arena = ArenaCarrier::open(path)?;
+        // Whatever was cancelled has ended: it had the arena locked.
+        copying.begin();
         let opened: Arc<Shared> =
             Arc::new(arena.with_progress(Box::new(move |_, _| copying.go_on())));
         *self.arena.borrow_mut() = Some(Arc::clone(&opened));
         Ok(opened)
-    }
-
-    /// A new update through the arena begins.
-    pub(crate) fn begin_copying(&self) {
-        self.copying.begin();
     }
 
     /// Lets go of the arena, once what uses it has ended.

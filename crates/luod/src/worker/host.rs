@@ -298,7 +298,6 @@ impl Host {
             if event == luo_core::Event::Prepare {
                 self.nobody_waits_in(&*arena)?;
             }
-            self.carriers.begin_copying();
         }
         let ran = self.run(|core| core.begin_through(event, carrier)).await;
         self.close_arena_after_use();
@@ -343,11 +342,13 @@ impl Host {
         self: &Rc<Self>,
         scope: luo_core::Scope,
     ) -> Result<Rc<Ended>, Refusal> {
+        let start = |core: &mut Orchestrator<HostFile>| core.begin(scope, luo_core::Event::Cancel);
+        let cancelling = self.begin(Purpose::Own, start)?;
         if scope == luo_core::Scope::Machine {
+            // Not before it is allowed: what arrived would not be copied back any more.
             self.carriers.copying.cancel();
         }
-        let start = |core: &mut Orchestrator<HostFile>| core.begin(scope, luo_core::Event::Cancel);
-        let ended = self.begin(Purpose::Own, start)?.end().await?;
+        let ended = cancelling.end().await?;
         if ended.was_cancelled() { Ok(ended) } else { succeeded(ended) }
     }
 
