@@ -19,4 +19,4 @@ mod record;
 
 pub use live::{LIVE_COMPATIBLE, LiveHandler};
 pub use memfd::MemfdHandler;
-pub use record::{RECORD_COMPATIBLE, RECORD_MAX, RecordHandler};
+pub use record::RecordHandler;

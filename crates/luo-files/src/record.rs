@@ -1,6 +1,6 @@
 //! `record-v1`: a small blob of bytes of the service's own, by keeping its bytes.
 //!
-//! A record is a memfd of at most [`RECORD_MAX`] bytes that is sealed against every change
+//! A record is a memfd of at most [`BYTES_MAX`] bytes that is sealed against every change
 //! (F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE). It costs a carrier no copy of memory, no
 //! page and no extent of its own, so it is the cheapest thing to take far.
 //!
@@ -12,16 +12,11 @@
 //! Invariants: the file's data is the handle of the kept bytes, which are the content itself; what
 //! is retrieved is sealed like what was given.
 
+use luo_abi::record::{BYTES_COMPATIBLE, BYTES_MAX, BYTES_NAME};
 use luo_carriers::{HostFile, MemoryKind};
 use luo_core::{Caps, Errno, Failure, Handle, Handler, Keep, Recall};
 use luo_sys::{read_sealed, seal, sealed_size};
 use rustix::fs::fstat;
-
-/// The `compatible` string of [`RecordHandler`].
-pub const RECORD_COMPATIBLE: &str = "record-v1";
-
-/// The size of the largest record, in bytes: 64 KiB.
-pub const RECORD_MAX: u64 = 64 << 10;
 
 /// Takes records, where the carrier can keep bytes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -29,7 +24,7 @@ pub struct RecordHandler;
 
 impl Handler<HostFile> for RecordHandler {
     fn compatible(&self) -> &str {
-        RECORD_COMPATIBLE
+        BYTES_COMPATIBLE
     }
 
     fn requires(&self) -> Caps {
@@ -38,7 +33,7 @@ impl Handler<HostFile> for RecordHandler {
 
     fn can_preserve(&self, file: &HostFile) -> bool {
         matches!(file.memory(), Ok(Some(MemoryKind::Shmem)))
-            && sealed_size(file).is_some_and(|size| size <= RECORD_MAX)
+            && sealed_size(file).is_some_and(|size| size <= BYTES_MAX as u64)
             && fstat(file).is_ok_and(|stat| stat.st_nlink == 0)
     }
 
@@ -49,12 +44,12 @@ impl Handler<HostFile> for RecordHandler {
 
     fn retrieve(&self, data: u64, recall: &dyn Recall<HostFile>) -> Result<HostFile, Failure> {
         let bytes = recall.bytes(Handle(data))?;
-        if bytes.len() as u64 > RECORD_MAX {
+        if bytes.len() > BYTES_MAX {
             let reason =
-                format!("{} bytes came back, and a record has at most {RECORD_MAX}", bytes.len());
+                format!("{} bytes came back, and a record has at most {BYTES_MAX}", bytes.len());
             return Err(Failure::new(Errno::Inval, reason));
         }
-        seal("luo-record", &bytes).map(HostFile::from).map_err(failed)
+        seal(BYTES_NAME, &bytes).map(HostFile::from).map_err(failed)
     }
 
     fn finish(

@@ -5,6 +5,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use luo_abi::record::{BYTES_MAX, BYTES_NAME};
 use luo_sys::{read_sealed, seal, sealed_size};
 
 use crate::error::Error;
@@ -31,7 +32,7 @@ pub struct Record(OwnedFd);
 
 impl Record {
     /// The most bytes in a record: 64 KiB.
-    pub const MAX: usize = 64 << 10;
+    pub const MAX: usize = BYTES_MAX;
 
     /// A record of these bytes.
     ///
@@ -43,7 +44,7 @@ impl Record {
         if bytes.len() > Self::MAX {
             return Err(failed(rustix::io::Errno::FBIG.into()));
         }
-        seal("luo-record", bytes).map(Self).map_err(failed)
+        seal(BYTES_NAME, bytes).map(Self).map_err(failed)
     }
 
     /// Its bytes.

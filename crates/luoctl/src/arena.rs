@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use luo_abi::arena::Kind;
+use luo_carriers::arena::view::stored;
 use luo_carriers::arena::{Access, Arena, FileMedium, Medium, View, machine_id};
 use serde::Serialize;
 
@@ -55,7 +56,7 @@ impl Info {
             generation: superblock.generation,
             written: superblock.written,
             objects: view.catalogue.objects.len(),
-            stored: objects(view).iter().map(|object| object.stored).sum(),
+            stored: view.catalogue.objects.iter().map(stored).sum(),
         }
     }
 
@@ -99,16 +100,16 @@ struct Object {
 fn objects(view: &View) -> Vec<Object> {
     let handover = view.superblock().catalogue.map(|place| place.handover);
     let described = view.catalogue.objects.iter().map(|object| {
-        let (kind, stored) = match &object.kind {
-            Kind::Inline(bytes) => ("bytes", bytes.len() as u64),
-            Kind::Bytes => ("bytes", object.pieces.iter().map(|piece| piece.len).sum()),
-            Kind::Memory => ("memory", object.pieces.iter().map(|piece| piece.len).sum()),
+        let kind = match &object.kind {
+            _ if handover == Some(object.handle) => "handover",
+            Kind::Inline(_) | Kind::Bytes => "bytes",
+            Kind::Memory => "memory",
         };
         Object {
             handle: format!("{:#x}", object.handle),
-            kind: if handover == Some(object.handle) { "handover" } else { kind },
+            kind,
             bytes: object.len,
-            stored,
+            stored: stored(object),
             pieces: object.pieces.len(),
         }
     });

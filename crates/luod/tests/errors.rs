@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use common::{Luod, assert_connected, errno, pipe};
 use luo::protocol::Info;
@@ -32,32 +32,43 @@ fn info_that_stays(luod: &Luod, session: &Session) -> Info {
     after
 }
 
+/// Preserves one pipe after the other until there is no room: the tokens that were taken, and what
+/// was said of the next.
+fn preserve_until_full(session: &Session, pipes: &[(OwnedFd, OwnedFd)]) -> (Vec<u64>, String) {
+    let mut kept = Vec::new();
+    loop {
+        let token = kept.len() as u64;
+        match session.preserve(token, &pipes[kept.len()].1) {
+            Ok(()) => kept.push(token),
+            error => return (kept, reason("ENOSPC", error)),
+        }
+    }
+}
+
+/// The worker, as a connection that stays is told.
+fn pid_of(manager: &luo::Manager) -> Pid {
+    let pid = manager.status().unwrap().pid;
+    Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
+}
+
 #[test]
 fn a_keeper_without_room_for_a_descriptor_keeps_what_it_has() {
     let luod = Luod::start_with("[worker]\ndescriptors = 12\nquick_death_milliseconds = 0");
     let session = luod.session("shop");
     let pipes: Vec<_> = (0..20).map(|_| pipe()).collect();
-    let mut kept = Vec::new();
-    let refused = loop {
-        let token = kept.len() as u64;
-        match session.preserve(token, &pipes[kept.len()].1) {
-            Ok(()) => kept.push(token),
-            error => break reason("ENOSPC", error),
-        }
-    };
+    let (kept, refused) = preserve_until_full(&session, &pipes);
     assert!(refused.contains("12"), "{refused}");
     assert!(kept.len() >= 10, "{kept:?}");
     assert_eq!(info_that_stays(&luod, &session).files, kept);
     // A batch too large for the rest: all of it is refused, and none of it held.
     session.unpreserve_many(&[0, 1]).unwrap();
-    let worker = luod.worker();
+    let manager = luod.manager();
+    let worker = pid_of(&manager);
+    // What was closed before a call was sent is known to the worker when it reads that call, and is
+    // done before it reads the one after.
+    assert_eq!((pid_of(&manager), pid_of(&manager)), (worker, worker));
     let held = || (held_by(worker), held_by(luod.keeper()));
-    // The connection that asked for the pid is still closing.
-    let mut before = held();
-    luod.wait("quiet", || {
-        std::thread::sleep(std::time::Duration::from_millis(50));
-        std::mem::replace(&mut before, held()) == before
-    });
+    let before = held();
     for _ in 0..5 {
         let batch: Vec<_> =
             (100..110).map(|token| (token, pipes[token as usize - 100].0.as_fd())).collect();
@@ -94,14 +105,7 @@ fn a_keeper_without_room_for_records_is_told_of_and_what_was_told_stays() {
         let luod = Luod::start_with(&config);
         let session = luod.session("shop");
         let pipes: Vec<_> = (0..100).map(|_| pipe()).collect();
-        let mut kept = Vec::new();
-        let refused = loop {
-            let token = kept.len() as u64;
-            match session.preserve(token, &pipes[kept.len()].1) {
-                Ok(()) => kept.push(token),
-                error => break reason("ENOSPC", error),
-            }
-        };
+        let (kept, refused) = preserve_until_full(&session, &pipes);
         assert!(refused.contains(&bytes.to_string()), "{refused}");
         let info = info_that_stays(&luod, &session);
         assert_eq!((info.state, &info.files), (State::Normal, &kept));

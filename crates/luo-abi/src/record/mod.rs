@@ -31,6 +31,16 @@ pub use memfd::{
 };
 pub use session::{SESSION_RECORD, SessionRecord};
 
+/// The `compatible` string of small bytes of a service's own. What is kept of such a file are the
+/// bytes themselves.
+pub const BYTES_COMPATIBLE: &str = "record-v1";
+
+/// The most bytes of a `record-v1`: 64 KiB.
+pub const BYTES_MAX: usize = 64 << 10;
+
+/// The name of the memory file that holds a `record-v1`.
+pub const BYTES_NAME: &str = "luo-record";
+
 /// A record of the daemon, of any kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

@@ -121,7 +121,8 @@ pub(super) fn superblock(medium: &dyn Medium, ours: Option<&[u8; 16]>) -> Result
 }
 
 /// How many bytes of the arena an object takes up.
-fn stored(object: &Object<'_>) -> u64 {
+#[must_use]
+pub fn stored(object: &Object<'_>) -> u64 {
     match &object.kind {
         Kind::Inline(bytes) => bytes.len() as u64,
         _ => object.pieces.iter().map(|piece| piece.len).sum(),

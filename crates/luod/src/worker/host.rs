@@ -26,7 +26,7 @@ use luo_core::{
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 
 use super::access::Access;
-use super::carriers::{self, Carriers, Shared};
+use super::carriers::{Carriers, Shared};
 use super::clients::Clients;
 use super::custody::{Custody, Ticket};
 use super::participants::Participants;
@@ -277,56 +277,6 @@ impl Host {
         let start =
             |core: &mut Orchestrator<HostFile>| core.finish(luo_core::Scope::Session(id), options);
         succeeded(self.begin(Purpose::Finish(id, request), start)?.end().await?).map(drop)
-    }
-
-    /// Begins the machine's `prepare` or `arrive` through a carrier, and waits for its end.
-    pub(crate) async fn run_through(
-        self: &Rc<Self>,
-        event: luo_core::Event,
-        carrier: CarrierId,
-    ) -> Result<Rc<Ended>, Refusal> {
-        // Not a reason to refuse, as the operator knows nothing of it.
-        self.departed_ahead(None).await;
-        if event == luo_core::Event::Prepare && carrier != CarrierId::NEAR {
-            self.cancel_unclaimed().await;
-        }
-        if carrier == carriers::ARENA {
-            let arena = self.carriers.arena().map_err(|failure| {
-                let reason = format!("the arena cannot be used: {}", failure.reason());
-                Refusal::new(failure.errno(), reason)
-            })?;
-            if event == luo_core::Event::Prepare {
-                self.nobody_waits_in(&*arena)?;
-            }
-        }
-        let ran = self.run(|core| core.begin_through(event, carrier)).await;
-        self.close_arena_after_use();
-        ran
-    }
-
-    /// A handover that nobody has taken up is not written over.
-    fn nobody_waits_in(&self, arena: &Shared) -> Result<(), Refusal> {
-        let found = arena.committed().map_err(|failure| {
-            Refusal::new(failure.errno(), format!("the arena: {}", failure.reason()))
-        });
-        let refused = match found {
-            Ok(None) => return Ok(()),
-            Ok(Some(_)) => Refusal::new(
-                luo_core::Errno::Busy,
-                "the arena holds a handover that nobody has taken up: start luod without anything \
-                 kept to take it up, or give it up with `luoctl arena create --force`",
-            ),
-            Err(refusal) => refusal,
-        };
-        self.close_arena_after_use();
-        Err(refused)
-    }
-
-    /// The arena is nobody else's while the machine's update goes through it, and not longer.
-    fn close_arena_after_use(&self) {
-        if self.core.borrow().carrier() == CarrierId::NEAR {
-            self.carriers.close_arena();
-        }
     }
 
     /// Begins a transition and waits for its end; a failed one is a refusal.

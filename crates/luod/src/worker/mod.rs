@@ -25,6 +25,7 @@ mod rehearsal;
 mod restore;
 mod server;
 mod sessions;
+mod through;
 mod timing;
 mod upgrade;
 
@@ -35,14 +36,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use luo_abi::keeper::Role;
-use luo_core::{CarrierId, Event as CycleEvent, Failure, Scope, State};
+use luo_core::{CarrierId, Event as CycleEvent, Failure};
 
 use crate::config::Config;
 use crate::store::{Event, Events, Store, StoreError, Table};
 use carriers::Carriers;
 use custody::Custody;
 use host::Host;
-use refusal::Refusal;
 use restore::{Loaded, Restored};
 
 /// How long clients have to send again what a worker that died did not answer.
@@ -220,27 +220,6 @@ async fn restore(
 }
 
 impl Host {
-    /// What an arena holds that is not committed went with the worker that wrote it.
-    async fn undo_what_went_with_the_worker(self: &Rc<Self>) -> Result<(), Refusal> {
-        let lost = {
-            let core = self.core.borrow();
-            let status = core.status();
-            core.carrier() != CarrierId::NEAR
-                && status.transition.is_none()
-                && matches!(status.state, State::Prepared | State::Frozen)
-        };
-        if lost {
-            self.tell(
-                "state",
-                None,
-                "what was prepared in the arena is undone: it went with the worker before"
-                    .to_owned(),
-            );
-            self.cancel(Scope::Machine).await?;
-        }
-        Ok(())
-    }
-
     /// Takes up the handover of a machine that has departed, or undoes what was cut short.
     async fn take_up_or_resume(self: &Rc<Self>) -> Result<(), String> {
         if let Some(carrier) = self.departed {
