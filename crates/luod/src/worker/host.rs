@@ -469,6 +469,8 @@ impl Host {
                 let start = Instant::now();
                 let outcome = call.run(&*carrier);
                 let done = Done { id: call.id(), outcome, start, end: Instant::now() };
+                // Who learns of the end may open the arena again at once: it is let go of before.
+                drop(carrier);
                 if sender.send(done).is_err() {
                     return;
                 }
