@@ -62,6 +62,9 @@ fn answer(connection: &TcpStream) -> Result<(), WireError> {
     };
     if let Request::Reboot { how } = request {
         write_frame(&mut to, &Answer::Done)?;
+        // Once the host closes its side it has the answer, which the kernel's end would swallow.
+        let mut rest = [0];
+        let _ = from.read(&mut rest);
         // Nothing comes back but a refusal, which the host hears after the answer.
         let why = reboot(how).to_string();
         return write_frame(&mut to, &Answer::Failed { why });

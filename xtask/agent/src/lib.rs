@@ -87,7 +87,8 @@ pub enum Request {
         append: String,
     },
     /// Ends this system at once, without asking or ending any process. Answered with
-    /// [`Answer::Done`] just before, and with [`Answer::Failed`] after that where the kernel refuses.
+    /// [`Answer::Done`]; it happens once the host has then closed its side of the connection, and is
+    /// answered with [`Answer::Failed`] where the kernel refuses.
     Reboot {
         /// How.
         how: Reboot,

@@ -1,7 +1,7 @@
 //! The host's side of the agent in the guest.
 
 use std::io::{self, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use luo_lab_agent::{Answer, Request, WireError, read_bytes, read_frame, write_frame};
@@ -63,6 +63,11 @@ impl Answered {
         let doing = || "read what the guest answers".to_owned();
         let mut reader = self.reader().context(doing)?;
         read_bytes(&mut reader, len).context(doing)
+    }
+
+    /// Tells the guest that its answer was read.
+    pub(super) fn close(&self) -> Result<()> {
+        self.connection.shutdown(Shutdown::Write).context(|| "close the connection".into())
     }
 
     /// Whatever is to be read has to come before this moment.

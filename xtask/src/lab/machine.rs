@@ -316,17 +316,15 @@ impl<'a> Machine<'a> {
 
     /// Starts the kernel that was loaded, and returns when its agent answers: how long that took.
     pub(crate) fn kexec(&mut self) -> Result<Duration> {
-        let began = Instant::now();
-        let before = self.hello.boot_id.clone();
         let reboot = Request::Reboot { how: Reboot::Kexec };
         let mut answered = self.blamed(|| self.agent.ask(&reboot, b"", COMMAND))?;
+        answered.close()?;
         // What comes now is a refusal, or nothing: the connection ends with the kernel, unseen.
         answered.until(Instant::now() + LOOK);
         if let Ok(Answer::Failed { why }) = answered.next() {
             return Err(self.blame(Failed::new(format!("the kernel refuses to kexec: {why}"))));
         }
-        self.hello = self.await_boot(&before)?;
-        Ok(began.elapsed())
+        self.await_kexec()
     }
 
     /// Waits for the next kernel, which something in the guest has started: how long that took.

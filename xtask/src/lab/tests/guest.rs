@@ -27,9 +27,10 @@ pub(super) fn start_luod(machine: &Machine<'_>, configuration: &str) -> Result<u
 
 /// Starts kv, and returns when it listens: its process.
 pub(super) fn start_kv(machine: &Machine<'_>) -> Result<u32> {
-    let kv = machine.spawn(&["kv", "--bind", &format!("0.0.0.0:{KV_PORT}")], KV_LOG)?;
+    let bind = format!("0.0.0.0:{KV_PORT}");
+    let kv = machine.spawn(&["kv", "--bind", &bind, "--luo-deadline", "300"], KV_LOG)?;
     machine
-        .until_ok(&["grep", "-q", "kv listens on ", KV_LOG], READY)
+        .until_ok(&["grep", "-q", "kv listens on ", KV_LOG], PATIENT)
         .context(|| format!("kv does not listen; its log: {}", log(machine, KV_LOG)))?;
     Ok(kv)
 }
@@ -47,7 +48,7 @@ pub(super) fn fill(machine: &Machine<'_>, mib: u64) -> Result<RestingLoad> {
 
 /// Runs luoctl to its end, which has to be a good one; what it said.
 pub(super) fn luoctl(machine: &Machine<'_>, arguments: &[&str]) -> Result<String> {
-    let mut argv = vec!["luoctl"];
+    let mut argv = vec!["luoctl", "--deadline", "300"];
     argv.extend_from_slice(arguments);
     machine.ok_within(&argv, PATIENT).context(|| format!("luod's log: {}", log(machine, LUOD_LOG)))
 }
