@@ -79,7 +79,7 @@ fn must(holds: bool, what: impl FnOnce() -> String) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+mod choosing {
     use super::*;
 
     #[test]
