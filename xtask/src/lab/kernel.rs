@@ -34,7 +34,7 @@ const SELFTESTS: &str = "tools/testing/selftests/liveupdate";
 pub(crate) struct Own {
     /// What the machine is started with.
     pub(crate) image: PathBuf,
-    /// Where the kernel's self-tests are; none for a kernel that `LUO_LAB_KERNEL` names.
+    /// Where the kernel's self-tests are, unless `LUO_LAB_KERNEL` names one that has none beside it.
     pub(crate) selftests: Option<PathBuf>,
 }
 
@@ -48,7 +48,8 @@ pub(super) fn ensure(place: &Place, may_install: bool, renew: bool) -> Result<Ow
                 image.display()
             )));
         }
-        return Ok(Own { image, selftests: None });
+        let beside = image.with_file_name("selftests");
+        return Ok(Own { image, selftests: beside.is_dir().then_some(beside) });
     }
     if !renew && let Some(found) = find(place) {
         return Ok(found);

@@ -182,7 +182,15 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
             let chosen = tests::chosen(name)?;
             let lab = set_up(false)?;
             let report = run_tests(&lab, &chosen);
-            println!("{} passed, {} failed", report.passed, report.failed.len());
+            for line in &report.skipped {
+                println!("SKIPPED: {line}");
+            }
+            println!(
+                "{} passed, {} failed, {} skipped",
+                report.passed,
+                report.failed.len(),
+                report.skipped.len()
+            );
             match report.failed.as_slice() {
                 [] => Ok(()),
                 failed => Err(Failed::new(failed.join("\n"))),
@@ -210,6 +218,10 @@ pub(crate) fn stage(run: &Run<'_>) -> Result<Report> {
 fn run_tests(lab: &Lab, chosen: &[&tests::Test]) -> Report {
     let mut report = Report::default();
     for test in chosen {
+        if let Some(why) = test.obstacle(lab) {
+            report.skipped.push(format!("{}: {why}", test.name));
+            continue;
+        }
         let began = Instant::now();
         match (test.run)(lab) {
             Ok(said) => {

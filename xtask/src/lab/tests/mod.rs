@@ -15,6 +15,16 @@ pub(super) struct Test {
     pub(super) about: &'static str,
     /// Gives what is worth a line: figures.
     pub(super) run: fn(&Lab) -> Result<String>,
+    /// Whether it runs the kernel's self-tests.
+    selftests: bool,
+}
+
+impl Test {
+    /// Why it cannot run in this lab.
+    pub(super) fn obstacle(&self, lab: &Lab) -> Option<&'static str> {
+        (self.selftests && lab.selftests.is_none())
+            .then_some("no selftests/ lies beside the kernel that LUO_LAB_KERNEL names")
+    }
 }
 
 /// All, in the order in which they run.
@@ -23,36 +33,49 @@ pub(super) const ALL: &[Test] = &[
         name: "boot-own",
         about: "the own kernel boots, luod serves, /dev/liveupdate and /dev/pmem0 are there",
         run: boot::own,
+        selftests: false,
     },
     Test {
         name: "boot-stock",
         about: "the distribution's kernel boots, luod serves, /dev/pmem0 is there",
         run: boot::stock,
+        selftests: false,
+    },
+    Test {
+        name: "selftest-interface",
+        about: "the kernel's own tests of /dev/liveupdate pass",
+        run: selftests::interface,
+        selftests: true,
     },
     Test {
         name: "selftest-kexec",
         about: "the kernel's own test of its orchestrator passes over a kexec",
         run: selftests::kexec_simple,
+        selftests: true,
     },
     Test {
         name: "arena-pmem-stock",
         about: "kv's 128 MiB cross a kexec of the distribution's kernel on /dev/pmem0",
         run: arena::pmem_stock,
+        selftests: false,
     },
     Test {
         name: "arena-pmem-own",
         about: "kv's 128 MiB cross a kexec of the own kernel on /dev/pmem0",
         run: arena::pmem_own,
+        selftests: false,
     },
     Test {
         name: "arena-disk-stock",
         about: "kv's 128 MiB cross a kexec of the distribution's kernel in a file on a disk",
         run: arena::disk_stock,
+        selftests: false,
     },
     Test {
         name: "arena-three-kexecs",
         about: "kv's 128 MiB cross three kexecs in a row, own, stock and own kernel",
         run: arena::three_kexecs,
+        selftests: false,
     },
 ];
 

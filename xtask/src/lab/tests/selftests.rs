@@ -1,9 +1,24 @@
 //! The kernel's own tests of its orchestrator, from the source that the kernel was built from.
 
+use luo_lab_agent::End;
+
 use super::must;
 use crate::failure::{Context as _, Failed, Result};
 use crate::lab::machine::{Config, Machine};
 use crate::lab::{Kernel, Lab};
+
+/// What the kernel's interface does without a kexec: sessions, tokens, refusals.
+pub(super) fn interface(lab: &Lab) -> Result<String> {
+    let machine = Machine::start(lab, &Config::new(Kernel::Own))?;
+    let program = push(lab, &machine, "liveupdate")?;
+    let output = machine.run(&[&program])?;
+    let text = output.text();
+    let totals = text.lines().rfind(|line| line.starts_with("# Totals:")).unwrap_or_default();
+    must(output.end == End::Exited(0) && totals.contains(" fail:0 "), || {
+        format!("it ended with {:?} and says {text}", output.end)
+    })?;
+    Ok(totals.trim_start_matches("# ").to_owned())
+}
 
 /// A memfd in a session crosses a kexec; the second half is run by the next kernel.
 pub(super) fn kexec_simple(lab: &Lab) -> Result<String> {
@@ -13,12 +28,12 @@ pub(super) fn kexec_simple(lab: &Lab) -> Result<String> {
     machine.load(Kernel::Own)?;
     // It goes on in the background, holding its sessions: that is what it is to do.
     let log = "/run/lab/selftest.log";
-    machine.spawn(&[&program], log)?;
+    machine.spawn(&[&program, "-s", "1"], log)?;
     machine.until_ok(&["grep", "-q", "Creating session", log], super::guest::READY)?;
     machine.until_ok(&["sh", "-c", HOLDS], super::guest::READY)?;
     let took = machine.kexec()?;
     let program = push(lab, &machine, NAME)?;
-    let second = machine.run(&[&program])?;
+    let second = machine.run(&[&program, "-s", "2"])?;
     must(second.text().contains("SIMPLE KEXEC TEST PASSED"), || {
         format!("the second stage says {}", second.text())
     })?;
