@@ -3,9 +3,11 @@
 mod common;
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use common::{Luod, errno, pipe};
@@ -402,4 +404,41 @@ fn luod_killed_at_any_moment_of_a_departure_leaves_the_old_or_the_new_handover()
         drop(manager);
     }
     assert!(arrived > 0, "{arrived} {lost}");
+}
+
+/// Every test of this file once more, with its arena on a tmpfs of huge pages instead of a disk.
+///
+/// The file system is mounted in a mount namespace of its own and is gone with it.
+#[test]
+fn all_of_it_holds_on_huge_pages() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: mounting a tmpfs of huge pages needs root");
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let script = "mount -t tmpfs -o huge=always,size=1g luo \"$TMPDIR\" || exit 77; exec \"$@\"";
+    let ran = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--test-threads=1", "--skip", "all_of_it_holds_on_huge_pages"])
+        .env("TMPDIR", place.path())
+        .output();
+    let ran = match ran {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            println!("SKIPPED: unshare(1) is not here: install util-linux");
+            return;
+        }
+        ran => ran.unwrap(),
+    };
+    if ran.status.code() == Some(77) || ran.status.code() == Some(1) && ran.stdout.is_empty() {
+        println!(
+            "SKIPPED: no tmpfs of huge pages: {}",
+            String::from_utf8_lossy(&ran.stderr).trim()
+        );
+        return;
+    }
+    let told = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success(), "{told}\n{}", String::from_utf8_lossy(&ran.stderr));
+    let ran = told.matches(" ... ok").count();
+    assert!(ran > 10, "{ran} tests ran:\n{told}");
 }
