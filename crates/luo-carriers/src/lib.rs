@@ -8,5 +8,5 @@ pub mod closer;
 mod host;
 pub mod keeper;
 
-pub use host::{HostFile, MemoryKind};
+pub use host::{Ahead, HostFile, MemoryKind};
 pub use keeper::{KeeperCarrier, Slot, Slots};
