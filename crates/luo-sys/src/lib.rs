@@ -7,6 +7,7 @@ mod description;
 mod inherit;
 mod mapped;
 mod mapping;
+mod range;
 mod sealed;
 mod signals;
 
@@ -14,5 +15,6 @@ pub use description::{order_descriptions, same_description};
 pub use inherit::{adopt, adopt_stdin, close_on_exec};
 pub use mapped::{Durability, Mapped, Protection};
 pub use mapping::{Memory, MemoryError};
+pub use range::{FileRange, lend_range, lent_range, lent_within};
 pub use sealed::{read_sealed, seal, sealed_size};
 pub use signals::{Signals, blocked};

@@ -195,14 +195,14 @@ impl Carrier<HostFile> for ArenaCarrier {
     }
 }
 
-fn no_live() -> Failure {
+pub(super) fn no_live() -> Failure {
     Failure::new(
         Errno::OpNotSupp,
         "an arena keeps memory and bytes; an open descriptor does not outlive the kernel",
     )
 }
 
-fn check_memory(memory: &HostFile, len: u64) -> Result<(), Failure> {
+pub(super) fn check_memory(memory: &HostFile, len: u64) -> Result<(), Failure> {
     let stat =
         fstat(memory.as_fd()).map_err(|error| io_failure(error.into(), "not a readable file"))?;
     if memory.memory().map_err(|error| io_failure(error, "not a readable file"))?.is_none() {

@@ -12,12 +12,14 @@
 //! | [`view`] | what an arena holds, read and validated whole; `info`, `check` and `dump` |
 //! | [`store`] | an arena in use: objects come and go |
 //! | [`switch`] | commit and retire: one atomic step from one handover to the next |
+//! | [`measure`] | how much of an arena something would take |
 //! | [`carrier`] | all that as a [`Carrier`](luo_core::Carrier) |
 
 pub mod carrier;
 pub mod copy;
 pub mod file;
 mod kind;
+pub mod measure;
 pub mod medium;
 mod object;
 pub mod space;
@@ -27,6 +29,7 @@ pub mod view;
 
 pub use carrier::ArenaCarrier;
 pub use file::{Access, FileMedium, Place, machine_id};
+pub use measure::{Measure, Measured};
 pub use medium::{Extent, Medium};
 pub use store::Arena;
 pub use view::View;

@@ -134,6 +134,32 @@ pub struct Timing {
     pub microseconds: u64,
 }
 
+/// What a session needs in the carrier.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionNeeds {
+    /// Its name.
+    pub session: String,
+    /// How many bytes. Holes, and pages of zeros, need none.
+    pub bytes: u64,
+}
+
+/// What an update needs in the carrier.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Needs {
+    /// The carrier.
+    pub carrier: String,
+    /// How many bytes in all: what the sessions need, and what the carrier itself does.
+    pub bytes: u64,
+    /// How many bytes of the carrier were free before. Missing where it copies nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free: Option<u64>,
+    /// How many bytes it has. Missing where it copies nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// What each session with files needs.
+    pub sessions: Vec<SessionNeeds>,
+}
+
 /// What an event of the cycle did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -147,6 +173,9 @@ pub struct Report {
     pub timings: Vec<Timing>,
     /// What failed and was optional.
     pub left_out: Vec<Failure>,
+    /// Of a rehearsal, what the update needs in the carrier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs: Option<Needs>,
 }
 
 /// Something happened.

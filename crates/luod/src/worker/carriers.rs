@@ -7,7 +7,7 @@
 //! - The arena is open, and locked, only while the machine's update goes through it.
 //! - An arena that cannot be opened is a failure of what needs it, and of nothing else.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -60,11 +60,19 @@ impl Copying {
     }
 }
 
+/// How much room the arena had when it was opened, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    pub(crate) free: u64,
+    pub(crate) size: u64,
+}
+
 /// See the module.
 pub(crate) struct Carriers {
     near: Arc<Shared>,
     path: Option<PathBuf>,
-    arena: RefCell<Option<Arc<Shared>>>,
+    arena: RefCell<Option<Arc<ArenaCarrier>>>,
+    room: Cell<Option<Room>>,
     pub(crate) copying: Arc<Copying>,
 }
 
@@ -76,7 +84,13 @@ impl std::fmt::Debug for Carriers {
 
 impl Carriers {
     pub(crate) fn new(near: Arc<Shared>, arena: Option<PathBuf>) -> Self {
-        Self { near, path: arena, arena: RefCell::default(), copying: Arc::default() }
+        Self {
+            near,
+            path: arena,
+            arena: RefCell::default(),
+            room: Cell::default(),
+            copying: Arc::default(),
+        }
     }
 
     pub(crate) fn near(&self) -> &Arc<Shared> {
@@ -117,9 +131,9 @@ impl Carriers {
     ///
     /// # Errors
     /// ENOENT where none is configured; what opening it says.
-    pub(crate) fn arena(&self) -> Result<Arc<Shared>, Failure> {
-        if let Some(arena) = &*self.arena.borrow() {
-            return Ok(Arc::clone(arena));
+    pub(crate) fn arena(&self) -> Result<Arc<ArenaCarrier>, Failure> {
+        if let Some(arena) = self.open_arena() {
+            return Ok(arena);
         }
         let Some(path) = &self.path else {
             return Err(Failure::new(Errno::NoEnt, "luod has no arena"));
@@ -128,10 +142,20 @@ impl Carriers {
         let arena = ArenaCarrier::open(path)?;
         // Whatever was cancelled has ended: it had the arena locked.
         copying.begin();
-        let opened: Arc<Shared> =
-            Arc::new(arena.with_progress(Box::new(move |_, _| copying.go_on())));
+        self.room.set(Some(Room { free: arena.arena().free(), size: arena.arena().size() }));
+        let opened = Arc::new(arena.with_progress(Box::new(move |_, _| copying.go_on())));
         *self.arena.borrow_mut() = Some(Arc::clone(&opened));
         Ok(opened)
+    }
+
+    /// The arena, where it is open.
+    pub(crate) fn open_arena(&self) -> Option<Arc<ArenaCarrier>> {
+        self.arena.borrow().clone()
+    }
+
+    /// How much room the arena had when it was opened last; `None` where it never was.
+    pub(crate) fn room(&self) -> Option<Room> {
+        self.room.get()
     }
 
     /// Lets go of the arena, once what uses it has ended.
@@ -144,7 +168,7 @@ impl Carriers {
         if carrier == CarrierId::NEAR && self.arena.borrow().is_none() {
             return Arc::clone(&self.near);
         }
-        let far = self.arena().map_err(|failure| {
+        let far = self.arena().map(|arena| arena as Arc<Shared>).map_err(|failure| {
             (failure.errno(), format!("the arena cannot be used: {}", failure.reason()))
         });
         let keeps_near = carrier == CarrierId::NEAR;

@@ -78,6 +78,7 @@ impl Ended {
             microseconds: micros(self.total),
             timings: timings.map(Timings::into_protocol).unwrap_or_default(),
             left_out: self.report.left_out.iter().map(|error| *Refusal::from(error).0).collect(),
+            needs: None,
         }
     }
 }

@@ -17,6 +17,7 @@ mod custody;
 #[doc(hidden)]
 pub mod fuzzing;
 mod host;
+mod needs;
 mod participants;
 mod persist;
 mod records;

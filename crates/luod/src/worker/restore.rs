@@ -17,7 +17,8 @@ use std::sync::Arc;
 use luo_abi::keeper::key;
 use luo_carriers::HostFile;
 use luo_core::{
-    Caps, CarrierId, FileKey, Handle, MachineRecord, Orchestrator, SessionRecord, State,
+    Caps, Carrier as _, CarrierId, FileKey, Handle, MachineRecord, Orchestrator, SessionRecord,
+    State,
 };
 use luo_files::{LiveHandler, MemfdHandler, RecordHandler};
 

@@ -143,7 +143,9 @@ impl ManagerService {
                     host.run_through(Event::Prepare, carrier).await?.to_protocol()
                 })
             }
-            "Freeze" => self.event("freeze", |host| event(host, Event::Freeze)),
+            "Freeze" => {
+                self.event("freeze", |host| async move { host.freeze().await?.to_protocol() })
+            }
             "Cancel" => self.event("cancel", |host| async move {
                 let _busy = host.busy_when_resumed().await;
                 Ok(host.cancel(Scope::Machine).await?.told_as("cancel"))
