@@ -5,12 +5,16 @@
 
 mod description;
 mod inherit;
+mod kexec;
 mod mapping;
 mod sealed;
 mod signals;
 
 pub use description::{order_descriptions, same_description};
 pub use inherit::{adopt, adopt_stdin, close_on_exec};
+pub use kexec::{
+    crash_kernel_loaded, kernel_loaded, load_kernel, restart_into_loaded, unload_kernel,
+};
 pub use mapping::{Memory, MemoryError};
 pub use sealed::{read_sealed, seal, sealed_size};
 pub use signals::{Signals, blocked};
