@@ -5,6 +5,7 @@
 
 mod description;
 mod inherit;
+mod kexec;
 mod mapped;
 mod mapping;
 mod range;
@@ -13,6 +14,9 @@ mod signals;
 
 pub use description::{order_descriptions, same_description};
 pub use inherit::{adopt, adopt_stdin, close_on_exec};
+pub use kexec::{
+    crash_kernel_loaded, kernel_loaded, load_kernel, restart_into_loaded, unload_kernel,
+};
 pub use mapped::{Durability, Mapped, Protection};
 pub use mapping::{Memory, MemoryError};
 pub use range::{FileRange, lend_range, lent_range, lent_within};

@@ -181,7 +181,8 @@ pub struct Report {
 /// Something happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// What kind of thing: `state`, `session`, `participant`, `upgrade`, `expired`, `failure`.
+    /// What kind of thing: `state`, `session`, `participant`, `upgrade`, `expired`, `progress`,
+    /// `failure`.
     pub kind: String,
     /// The machine's state after it.
     pub state: String,
@@ -190,6 +191,12 @@ pub struct Event {
     pub session: Option<String>,
     /// A sentence.
     pub text: String,
+    /// Of `progress`: bytes that were copied so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done: Option<u64>,
+    /// Of `progress`: bytes that there are to copy, as far as is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
 }
 
 /// Reply of `GetStatus`.
@@ -205,6 +212,9 @@ pub struct Status {
     pub keeper: String,
     /// The carrier in use.
     pub carrier: String,
+    /// The carriers that `Prepare` can name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub carriers: Vec<String>,
     /// How far it reaches.
     pub reach: String,
     /// The carrier that the machine's update goes through, where one is under way.

@@ -33,13 +33,25 @@ pub(crate) const ARENA_CAPS: Caps = Caps::MEMORY.union(Caps::BYTES);
 pub(crate) struct Copying {
     /// Counts signs of life.
     beats: AtomicU64,
+    /// Bytes that went through since the arena was opened.
+    bytes: AtomicU64,
     cancelled: AtomicBool,
+}
+
+thread_local! {
+    /// Where this thread is within what it copies: a smaller number begins something new.
+    static DONE: Cell<u64> = const { Cell::new(0) };
 }
 
 impl Copying {
     /// Changes while something is being copied.
     pub(crate) fn beats(&self) -> u64 {
         self.beats.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that went through since the arena was opened: read, and written where they differ.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// What is being copied stops soon.
@@ -49,10 +61,14 @@ impl Copying {
 
     fn begin(&self) {
         self.cancelled.store(false, Ordering::Relaxed);
+        self.bytes.store(0, Ordering::Relaxed);
     }
 
-    fn go_on(&self) -> Result<(), Failure> {
+    fn go_on(&self, done: u64) -> Result<(), Failure> {
         self.beats.fetch_add(1, Ordering::Relaxed);
+        let before = DONE.replace(done);
+        let more = if done < before { done } else { done - before };
+        self.bytes.fetch_add(more, Ordering::Relaxed);
         match self.cancelled.load(Ordering::Relaxed) {
             false => Ok(()),
             true => Err(Failure::new(Errno::Canceled, "the update was cancelled")),
@@ -102,6 +118,13 @@ impl Carriers {
         self.path.is_some()
     }
 
+    /// The names that a request can have.
+    pub(crate) fn names(&self) -> Vec<&'static str> {
+        let mut names = vec!["keeper"];
+        names.extend(self.has_arena().then_some("arena"));
+        names
+    }
+
     /// The carrier that a request names, the near one where it names none.
     ///
     /// # Errors
@@ -143,7 +166,7 @@ impl Carriers {
         // Whatever was cancelled has ended: it had the arena locked.
         copying.begin();
         self.room.set(Some(Room { free: arena.arena().free(), size: arena.arena().size() }));
-        let opened = Arc::new(arena.with_progress(Box::new(move |_, _| copying.go_on())));
+        let opened = Arc::new(arena.with_progress(Box::new(move |done, _| copying.go_on(done))));
         *self.arena.borrow_mut() = Some(Arc::clone(&opened));
         Ok(opened)
     }

@@ -209,6 +209,7 @@ impl ManagerService {
             incarnation: self.host.custody.incarnation(),
             keeper: self.host.config.keeper.name().to_owned(),
             carrier: carrier.name().to_owned(),
+            carriers: self.host.carriers.names().into_iter().map(str::to_owned).collect(),
             reach: carrier.reach().name().to_owned(),
             through: (machine.state != State::Normal || machine.transition.is_some())
                 .then(|| self.host.carriers.name(core.carrier()).to_owned()),
@@ -388,9 +389,10 @@ impl ManagerService {
         }
         let running = run(Rc::clone(&self.host));
         let busy = self.host.busy();
+        let progress = self.host.tell_progress();
         // It goes on when the client that asked for it has gone.
         let task = tokio::task::spawn_local(async move {
-            let _busy = busy;
+            let (_busy, _progress) = (busy, progress);
             running.await
         });
         later(async move {
@@ -479,10 +481,15 @@ impl ManagerService {
                     Err(broadcast::error::RecvError::Lagged(missed)) => {
                         let text = format!("{missed} events were not read in time");
                         let (kind, state) = ("lost".to_owned(), String::new());
-                        Told {
-                            event: protocol::Event { kind, state, session: None, text },
-                            owner: None,
-                        }
+                        let event = protocol::Event {
+                            kind,
+                            state,
+                            session: None,
+                            text,
+                            done: None,
+                            total: None,
+                        };
+                        Told { event, owner: None }
                     }
                     Err(broadcast::error::RecvError::Closed) => return,
                 };
