@@ -47,7 +47,8 @@ impl Touched {
 
     /// Sorts them, and leaves each once.
     fn settle(&mut self) {
-        self.keys.sort_unstable();
+        // Of a few runs that ascend, as files are noted, this makes one by merging.
+        self.keys.sort();
         self.keys.dedup();
     }
 
