@@ -107,8 +107,6 @@ impl Looker {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::OwnedFd;
-
     use luo_core::File;
     use rustix::event::{EventfdFlags, eventfd};
 
@@ -117,7 +115,7 @@ mod tests {
     #[test]
     fn what_was_seen_ahead_is_what_is_seen_otherwise_and_nothing_stays_behind() {
         let make = || HostFile::from(eventfd(0, EventfdFlags::CLOEXEC).unwrap());
-        let pipe = || HostFile::from(OwnedFd::from(rustix::pipe::pipe().unwrap().0));
+        let pipe = || HostFile::from(rustix::pipe::pipe().unwrap().0);
         let files: Vec<HostFile> = (0..2 * FEW).flat_map(|_| [make(), pipe()]).collect();
         for _ in 0..100 {
             let twins: Vec<HostFile> =
