@@ -5,12 +5,14 @@
 
 mod description;
 mod inherit;
+mod liveupdate;
 mod mapping;
 mod sealed;
 mod signals;
 
 pub use description::{order_descriptions, same_description};
 pub use inherit::{adopt, adopt_stdin, close_on_exec};
+pub use liveupdate::{LIVEUPDATE_DEVICE, LiveUpdateDevice, LiveUpdateSession};
 pub use mapping::{Memory, MemoryError};
 pub use sealed::{read_sealed, seal, sealed_size};
 pub use signals::{Signals, blocked};
