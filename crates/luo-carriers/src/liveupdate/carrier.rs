@@ -92,6 +92,12 @@ impl LiveUpdateCarrier {
         self.outgoing.all()
     }
 
+    /// Whether it holds anything, on either side.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        !matches!(*self.came(), Came::Nothing) || !self.outgoing.is_empty()
+    }
+
     /// Whether what came has been finished with, so that [`end`](Self::end) is due.
     #[must_use]
     pub fn is_retired(&self) -> bool {

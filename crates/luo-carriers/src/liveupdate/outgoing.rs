@@ -8,9 +8,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File as StdFile;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use luo_abi::liveupdate::{
     self, AGENT_SESSION, BYTES_TOKEN, CATALOGUE_TOKEN, Catalogue, KERNEL_NAME_MAX, OWN_TOKENS,
@@ -25,6 +27,10 @@ use crate::HostFile;
 
 /// So many names are tried for one session.
 const NAMES: u32 = 10;
+
+/// So long is waited for the name of the handover's session to become free, and between two looks.
+const NAME_DEADLINE: Duration = Duration::from_secs(2);
+const NAME_PAUSE: Duration = Duration::from_millis(10);
 
 /// A kernel session that was made here.
 struct Own {
@@ -187,8 +193,7 @@ impl Outgoing {
         // Its name is taken as long as it is there.
         drop(lock(&self.0).agent.take());
         let name = kernel_name(AGENT_SESSION.as_bytes())?;
-        let agent =
-            kernel.create(name).map_err(|error| words::create_failed(AGENT_SESSION, error))?;
+        let agent = create_agent(kernel, name)?;
         // The catalogue last: where it is, all that it speaks of is.
         for (token, file) in [(BYTES_TOKEN, bytes.as_ref()), (CATALOGUE_TOKEN, Some(&catalogue))] {
             let Some(file) = file else { continue };
@@ -242,6 +247,11 @@ impl Outgoing {
         agent.is_some()
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        let table = lock(&self.0);
+        table.objects.is_empty() && table.agent.is_none()
+    }
+
     /// Every kernel session that the next kernel must find, that of the handover last.
     pub(super) fn all(&self) -> Vec<(Name, Session)> {
         let table = lock(&self.0);
@@ -282,7 +292,7 @@ fn create(kernel: &dyn Kernel, session: &str) -> Result<(Name, Session), Failure
         match kernel.create(name) {
             Ok(made) => return Ok((name, made)),
             Err(error) => {
-                let taken = error.kind() == std::io::ErrorKind::AlreadyExists;
+                let taken = error.kind() == ErrorKind::AlreadyExists;
                 refused = Some(words::create_failed(&text, error));
                 if !taken {
                     break;
@@ -291,6 +301,23 @@ fn create(kernel: &dyn Kernel, session: &str) -> Result<(Name, Session), Failure
         }
     }
     Err(refused.unwrap_or_else(|| Failure::new(Errno::Exist, "no name for a kernel session")))
+}
+
+/// Makes the session of the handover, whose name is fixed. Copies of one that was let go of may be
+/// about to be closed.
+fn create_agent(kernel: &dyn Kernel, name: Name) -> Result<Session, Failure> {
+    let start = Instant::now();
+    loop {
+        match kernel.create(name) {
+            Ok(agent) => return Ok(agent),
+            Err(error)
+                if error.kind() == ErrorKind::AlreadyExists && start.elapsed() < NAME_DEADLINE =>
+            {
+                std::thread::sleep(NAME_PAUSE);
+            }
+            Err(error) => return Err(words::create_failed(AGENT_SESSION, error)),
+        }
+    }
 }
 
 /// The name of a luo session's kernel session, and others where that one does not fit or is taken.
