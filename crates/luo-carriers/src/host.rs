@@ -19,7 +19,10 @@ use rustix::io::Errno;
 
 use crate::closer;
 
+mod ahead;
 mod anonymous;
+
+pub use ahead::Ahead;
 
 /// `TMPFS_MAGIC` of `linux/magic.h`: shmem, hence memfds too.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
@@ -132,22 +135,37 @@ impl HostFile {
                 _ => None,
             },
         };
-        Ok(*self.0.memory.get_or_init(|| kind))
+        let _ = self.0.memory.set(kind);
+        Ok(kind)
     }
 
+    #[cfg(test)]
+    fn is_unshared(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
+    /// Two threads may look at once: they see the same, and neither waits for the other.
     fn look(&self) -> Result<Look, Errno> {
-        *self.0.look.get_or_init(|| {
-            let stat = self.stat(StatxFlags::TYPE | StatxFlags::INO)?;
-            let device = u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor);
-            let kind = u64::from(stat.stx_mode & TYPE_BITS);
-            let mut identity = Identity([device ^ kind << 48, stat.stx_ino]);
-            if kind == 0
-                && let Some(number) = anonymous::eventfd_number(self.as_fd())
-            {
-                identity = Identity([device ^ u64::from(TYPE_BITS) << 48, number]);
-            }
-            Ok(Look { mode: stat.stx_mode, identity })
-        })
+        if let Some(known) = self.0.look.get() {
+            return *known;
+        }
+        let look = self.look_anew();
+        // Somebody else may have been faster.
+        let _ = self.0.look.set(look);
+        look
+    }
+
+    fn look_anew(&self) -> Result<Look, Errno> {
+        let stat = self.stat(StatxFlags::TYPE | StatxFlags::INO)?;
+        let device = u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor);
+        let kind = u64::from(stat.stx_mode & TYPE_BITS);
+        let mut identity = Identity([device ^ kind << 48, stat.stx_ino]);
+        if kind == 0
+            && let Some(number) = anonymous::eventfd_number(self.as_fd())
+        {
+            identity = Identity([device ^ u64::from(TYPE_BITS) << 48, number]);
+        }
+        Ok(Look { mode: stat.stx_mode, identity })
     }
 
     /// What the kernel knows without asking anybody.

@@ -9,5 +9,5 @@ mod host;
 pub mod keeper;
 pub mod liveupdate;
 
-pub use host::{HostFile, MemoryKind};
+pub use host::{Ahead, HostFile, MemoryKind};
 pub use keeper::{KeeperCarrier, Slot, Slots};

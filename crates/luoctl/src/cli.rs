@@ -91,6 +91,17 @@ impl Carrier {
     }
 }
 
+/// What takes everything over a reboot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RebootCarrier {
+    /// The kernel's own orchestrator where luod has it, else the arena.
+    Auto,
+    /// The kernel's own orchestrator, /dev/liveupdate: nothing is copied.
+    Liveupdate,
+    /// The arena of luod's configuration.
+    Arena,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show what luod does, what it holds and how far that reaches.
@@ -166,6 +177,27 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ArenaCommand,
     },
+    /// Load the kernel that the machine is to go on with, or let go of it; luod is not needed.
+    Kexec {
+        #[command(subcommand)]
+        command: KexecCommand,
+    },
+    /// Go on with the kernel that is loaded, and take everything along that luod holds.
+    ///
+    /// What has to hold is checked first. Then luod prepares, freezes and departs, and the next kernel
+    /// is started: through systemd where that runs the machine, else at once. What fails before that
+    /// is undone, and the machine goes on as it was.
+    Reboot {
+        /// What takes it to the next kernel.
+        #[arg(long, value_enum, value_name = "CARRIER", default_value_t = RebootCarrier::Auto)]
+        carrier: RebootCarrier,
+        /// Check and rehearse alone: the workloads stand still for a moment, and nothing is changed.
+        #[arg(long)]
+        dry_run: bool,
+        /// Go on although something cannot be told that should be known.
+        #[arg(long)]
+        accept_unknown: bool,
+    },
     /// Print completions for a shell.
     Completions {
         /// The shell.
@@ -216,6 +248,30 @@ pub(crate) enum ArenaCommand {
         #[arg(long)]
         handover: bool,
     },
+}
+
+/// What is done with the next kernel.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KexecCommand {
+    /// Load a kernel, in place of one that was loaded before.
+    ///
+    /// Of a unified kernel image its parts are loaded, with its own command line where none is
+    /// given. What was loaded is noted for `luoctl reboot`.
+    Load {
+        /// The kernel: a bzImage (vmlinuz), an Image, or a unified kernel image.
+        kernel: PathBuf,
+        /// Its initrd.
+        #[arg(long, value_name = "FILE")]
+        initrd: Option<PathBuf>,
+        /// Its command line; with --reuse-cmdline what is added to that.
+        #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+        append: Option<String>,
+        /// Take the running kernel's command line, without what only fits the boot loader.
+        #[arg(long)]
+        reuse_cmdline: bool,
+    },
+    /// Let go of the kernel that was loaded.
+    Unload,
 }
 
 /// A number of bytes.

@@ -145,3 +145,24 @@ fn without_luod_the_status_is_unreachable() {
         .unwrap();
     assert_eq!(output.status.code(), Some(4));
 }
+
+#[test]
+fn a_reboot_that_may_not_be_says_why_and_changes_nothing() {
+    let Some(luod) = Luod::start() else { return };
+    let (reader, _writer) = pipe();
+    let session = Session::open_with("shop", luod.options()).unwrap();
+    session.preserve_many(&[(1, &reader)]).unwrap();
+    for arguments in [&["reboot", "--dry-run"][..], &["reboot", "--accept-unknown"]] {
+        let text = luod.run(arguments, 1);
+        assert!(text.contains("luod has no arena"), "{text}");
+        assert!(text.contains("nothing was changed"), "{text}");
+    }
+    let told: serde_json::Value = serde_json::from_str(
+        luod.run(&["--json", "reboot", "--dry-run"], 1).split("luoctl: ").next().unwrap(),
+    )
+    .unwrap();
+    assert_eq!((&told["carrier"], &told["may_reboot"]), (&"arena".into(), &false.into()));
+    let checks = told["checks"].as_array().unwrap();
+    assert!(checks.iter().any(|check| check["name"] == "rehearsal" && check["verdict"] == "fail"));
+    assert!(luod.run(&["status"], 0).contains("normal"));
+}

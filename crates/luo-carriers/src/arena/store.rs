@@ -15,13 +15,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use luo_abi::arena::{
     BLOCK, Catalogue, Found, Kind, Object, SIZE_MIN, SPACE, SUPERBLOCKS, Superblock, VERSION,
-    encoded_len, handle,
+    blocks, encoded_len, handle,
 };
 use luo_abi::keeper::key;
 use luo_core::{Errno, Failure, Handle};
 
 use super::copy::{self, Chunks};
 use super::io_failure;
+use super::measure::Measured;
 use super::medium::{Extent, Medium};
 use super::object::{self, Stored};
 use super::space::{Region, Space};
@@ -216,6 +217,17 @@ impl Arena {
     #[must_use]
     pub fn free(&self) -> u64 {
         self.space.free()
+    }
+
+    /// How much of the arena a kept object takes; nothing where there is none.
+    #[must_use]
+    pub fn takes(&self, handle: Handle) -> Measured {
+        match self.state().live.get(&handle.0) {
+            Some(Live::Here(stored)) => {
+                Measured { objects: stored.region.len(), catalogue: stored.object.encoded_len() }
+            }
+            Some(Live::Busy) | None => Measured::default(),
+        }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -517,6 +529,13 @@ impl copy::Space for Growing<'_> {
 
 pub(super) fn inline(handle: u64, kind: Kind<'static>, len: usize) -> Object<'static> {
     Object { handle, kind, len: len as u64, pieces: Cow::Borrowed(&[]), sums: Cow::Borrowed(&[]) }
+}
+
+/// How many bytes an arena sets aside for the catalogue of objects that take so many bytes of it,
+/// and for its handover.
+pub(super) fn catalogue_room(objects: u64) -> u64 {
+    let len = objects.saturating_add(Catalogue::FIXED_LEN).saturating_add(HANDOVER_ROOM);
+    blocks(len).unwrap_or(u64::MAX)
 }
 
 fn random_id() -> Result<[u8; 16], Failure> {

@@ -7,7 +7,7 @@
 //! - The arena is open, and locked, only while the machine's update goes through it.
 //! - An arena or a device that cannot be opened is a failure of what needs it, and of nothing else.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -42,13 +42,25 @@ pub(crate) const ARENA_CAPS: Caps = Caps::MEMORY.union(Caps::BYTES);
 pub(crate) struct Copying {
     /// Counts signs of life.
     beats: AtomicU64,
+    /// Bytes that went through since the arena was opened.
+    bytes: AtomicU64,
     cancelled: AtomicBool,
+}
+
+thread_local! {
+    /// Where this thread is within what it copies: a smaller number begins something new.
+    static DONE: Cell<u64> = const { Cell::new(0) };
 }
 
 impl Copying {
     /// Changes while something is being copied.
     pub(crate) fn beats(&self) -> u64 {
         self.beats.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that went through since the arena was opened: read, and written where they differ.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// What is being copied stops soon.
@@ -58,10 +70,14 @@ impl Copying {
 
     pub(crate) fn begin(&self) {
         self.cancelled.store(false, Ordering::Relaxed);
+        self.bytes.store(0, Ordering::Relaxed);
     }
 
-    pub(crate) fn go_on(&self) -> Result<(), Failure> {
+    pub(crate) fn go_on(&self, done: u64) -> Result<(), Failure> {
         self.beats.fetch_add(1, Ordering::Relaxed);
+        let before = DONE.replace(done);
+        let more = if done < before { done } else { done - before };
+        self.bytes.fetch_add(more, Ordering::Relaxed);
         match self.cancelled.load(Ordering::Relaxed) {
             false => Ok(()),
             true => Err(Failure::new(Errno::Canceled, "the update was cancelled")),
@@ -76,11 +92,19 @@ fn why(failure: &Failure) -> Why {
     (failure.errno(), failure.reason().to_owned())
 }
 
+/// How much room the arena had when it was opened, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    pub(crate) free: u64,
+    pub(crate) size: u64,
+}
+
 /// See the module.
 pub(crate) struct Carriers {
     near: Arc<Shared>,
     path: Option<PathBuf>,
-    arena: RefCell<Option<Arc<Shared>>>,
+    arena: RefCell<Option<Arc<ArenaCarrier>>>,
+    room: Cell<Option<Room>>,
     /// Or why it cannot be used.
     liveupdate: RefCell<Result<Arc<LiveUpdateCarrier>, Why>>,
     pub(crate) copying: Arc<Copying>,
@@ -100,7 +124,14 @@ impl Carriers {
         copying: Arc<Copying>,
     ) -> Self {
         let liveupdate = RefCell::new(liveupdate.map_err(|failure| why(&failure)));
-        Self { near, path: arena, arena: RefCell::default(), liveupdate, copying }
+        Self {
+            near,
+            path: arena,
+            arena: RefCell::default(),
+            room: Cell::default(),
+            liveupdate,
+            copying,
+        }
     }
 
     pub(crate) fn near(&self) -> &Arc<Shared> {
@@ -110,6 +141,13 @@ impl Carriers {
     /// Whether this luod has an arena.
     pub(crate) fn has_arena(&self) -> bool {
         self.path.is_some()
+    }
+
+    /// The names that a request can have.
+    pub(crate) fn names(&self) -> Vec<&'static str> {
+        let mut names = vec!["keeper"];
+        names.extend(self.has_arena().then_some("arena"));
+        names
     }
 
     /// The carrier that a request names, the near one where it names none.
@@ -177,9 +215,9 @@ impl Carriers {
     ///
     /// # Errors
     /// ENOENT where none is configured; what opening it says.
-    pub(crate) fn arena(&self) -> Result<Arc<Shared>, Failure> {
-        if let Some(arena) = &*self.arena.borrow() {
-            return Ok(Arc::clone(arena));
+    pub(crate) fn arena(&self) -> Result<Arc<ArenaCarrier>, Failure> {
+        if let Some(arena) = self.open_arena() {
+            return Ok(arena);
         }
         let Some(path) = &self.path else {
             return Err(Failure::new(Errno::NoEnt, "luod has no arena"));
@@ -188,10 +226,20 @@ impl Carriers {
         let arena = ArenaCarrier::open(path)?;
         // Whatever was cancelled has ended: it had the arena locked.
         copying.begin();
-        let opened: Arc<Shared> =
-            Arc::new(arena.with_progress(Box::new(move |_, _| copying.go_on())));
+        self.room.set(Some(Room { free: arena.arena().free(), size: arena.arena().size() }));
+        let opened = Arc::new(arena.with_progress(Box::new(move |done, _| copying.go_on(done))));
         *self.arena.borrow_mut() = Some(Arc::clone(&opened));
         Ok(opened)
+    }
+
+    /// The arena, where it is open.
+    pub(crate) fn open_arena(&self) -> Option<Arc<ArenaCarrier>> {
+        self.arena.borrow().clone()
+    }
+
+    /// How much room the arena had when it was opened last; `None` where it never was.
+    pub(crate) fn room(&self) -> Option<Room> {
+        self.room.get()
     }
 
     /// Lets go of the arena, once what uses it has ended.
@@ -211,7 +259,7 @@ impl Carriers {
             return Arc::clone(&self.near);
         }
         let arena = match carrier == ARENA || arena_open {
-            true => self.arena().map_err(|failure| {
+            true => self.arena().map(|arena| arena as Arc<Shared>).map_err(|failure| {
                 (failure.errno(), format!("the arena cannot be used: {}", failure.reason()))
             }),
             false => Err((Errno::NoEnt, "the arena is not in use".to_owned())),

@@ -24,6 +24,7 @@ use luo_core::{
     Orchestrator, Outcome, Owner, Phase, Report, SessionId, SessionInfo, TransitionId,
 };
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
+use tokio::task::AbortHandle;
 
 use super::access::Access;
 use super::carriers::{Carriers, Shared};
@@ -43,6 +44,8 @@ const QUICK_CALLS: usize = 512;
 const CALLS_PER_THREAD: usize = 512;
 /// How long a handler may take without a sign of life before its call counts as late.
 const HANDLER_DEADLINE: Duration = Duration::from_secs(60);
+/// Between two words on how far copying is.
+const PROGRESS: Duration = Duration::from_millis(250);
 /// Events that a slow watcher may be behind before it loses some.
 const EVENT_BACKLOG: usize = 256;
 
@@ -78,6 +81,7 @@ impl Ended {
             microseconds: micros(self.total),
             timings: timings.map(Timings::into_protocol).unwrap_or_default(),
             left_out: self.report.left_out.iter().map(|error| *Refusal::from(error).0).collect(),
+            needs: None,
         }
     }
 }
@@ -138,6 +142,15 @@ struct Done {
     outcome: Outcome<HostFile>,
     start: Instant,
     end: Instant,
+}
+
+/// Copying is told of as long as this is there.
+pub(crate) struct Ticking(AbortHandle);
+
+impl Drop for Ticking {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// An event, and whom it concerns.
@@ -235,10 +248,48 @@ impl Host {
         self.tell_owner(kind, Some(ended.name.to_string()), Some(ended.owner), text);
     }
 
+    /// Tells watchers how far copying is, until it is dropped. Not the log: it is no news later.
+    pub(crate) fn tell_progress(self: &Rc<Self>) -> Ticking {
+        let host = Rc::clone(self);
+        let ticking = tokio::task::spawn_local(async move {
+            let mut before = host.carriers.copying.bytes();
+            let mut beats = host.carriers.copying.beats();
+            loop {
+                tokio::time::sleep(PROGRESS).await;
+                let copying = &host.carriers.copying;
+                let (now, bytes) = (copying.beats(), copying.bytes());
+                if now == beats {
+                    continue;
+                }
+                beats = now;
+                // An arena that was opened meanwhile counts from zero.
+                if bytes < before {
+                    before = 0;
+                }
+                let done = bytes - before;
+                let (total, state) = {
+                    let core = host.core.borrow();
+                    (core.pinned().max(done), core.status().state.name().to_owned())
+                };
+                let event = Event {
+                    kind: "progress".to_owned(),
+                    state,
+                    session: None,
+                    text: format!("{done} of {total} bytes"),
+                    done: Some(done),
+                    total: Some(total),
+                };
+                // Nobody may be watching.
+                let _ = host.events.send(Told { event, owner: None });
+            }
+        });
+        Ticking(ticking.abort_handle())
+    }
+
     fn tell_owner(&self, kind: &str, session: Option<String>, owner: Option<Owner>, text: String) {
         tracing::info!(kind, session = session.as_deref(), "{text}");
         let state = self.core.borrow().status().state.name().to_owned();
-        let event = Event { kind: kind.to_owned(), state, session, text };
+        let event = Event { kind: kind.to_owned(), state, session, text, done: None, total: None };
         // Nobody may be watching.
         let _ = self.events.send(Told { event, owner });
     }

@@ -248,7 +248,7 @@ fn carrier(
     let copying = Arc::clone(copying);
     let kernel: Arc<dyn Kernel> = Arc::new(device);
     let carrier = LiveUpdateCarrier::new(kernel, arrived);
-    Arc::new(carrier.with_progress(Box::new(move |_, _| copying.go_on())))
+    Arc::new(carrier.with_progress(Box::new(move |done, _| copying.go_on(done))))
 }
 
 impl Custody {

@@ -18,6 +18,7 @@ mod custody;
 pub mod fuzzing;
 mod host;
 mod kernel;
+mod needs;
 mod participants;
 mod persist;
 mod records;

@@ -231,7 +231,7 @@ impl Loaded {
             in_use.extend(record.kept.iter().map(|Handle(handle)| *handle));
             let place = FileKey { session: record.session, side: record.side, token: record.token };
             let has_file = file.is_some();
-            if !core.handlers().any(|handler| handler.compatible() == record.compatible) {
+            if !core.handlers().any(|handler| handler.compatible() == &*record.compatible) {
                 unknown.push(format!(
                     "token {} of session {} is of the handler {}, which luod {} does not have",
                     place.token,
@@ -329,7 +329,7 @@ mod tests {
             session: session.id,
             side: Side::Outgoing,
             token: Token(1),
-            compatible: compatible.to_owned(),
+            compatible: compatible.into(),
             criticality: Criticality::Required,
             state: State::Normal,
             level: Level::Session,

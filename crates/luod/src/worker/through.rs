@@ -43,7 +43,21 @@ impl Host {
         }
         let ran = self.run(|core| core.begin_through(event, carrier)).await;
         self.close_arena_after_use();
-        ran
+        match ran {
+            Err(refusal) if carrier == ARENA && event == Event::Prepare => {
+                Err(self.with_needs(refusal).await)
+            }
+            ran => ran,
+        }
+    }
+
+    /// The machine's `freeze`, through the carrier that it was prepared through.
+    pub(crate) async fn freeze(self: &Rc<Self>) -> Result<Rc<Ended>, Refusal> {
+        let carrier = self.core.borrow().carrier();
+        match self.run(|core| core.begin(Scope::Machine, Event::Freeze)).await {
+            Err(refusal) if carrier == ARENA => Err(self.with_needs(refusal).await),
+            ran => ran,
+        }
     }
 
     /// A handover that nobody has taken up is not written over.

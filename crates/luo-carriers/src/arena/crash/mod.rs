@@ -22,10 +22,11 @@ use luo_core::{Errno, Failure, Handle};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::copy;
+use super::file::FileMedium;
 use super::medium::Medium;
 use super::store::Arena;
 use super::view::{View, cause};
-use medium::{Op, Recorder, after_crash};
+use medium::{Loss, Op, Recorder, after_crash};
 
 const MACHINE: [u8; 16] = [3; 16];
 const SIZE: usize = 1 << 20;
@@ -116,7 +117,11 @@ struct Life {
 
 impl Life {
     fn begin(seed: u64) -> Self {
-        let recorder = Arc::new(Recorder::new(vec![0; SIZE]));
+        Self::on(Recorder::new(vec![0; SIZE]), seed)
+    }
+
+    fn on(recorder: Recorder, seed: u64) -> Self {
+        let recorder = Arc::new(recorder);
         let arena =
             Arena::create(Arc::clone(&recorder) as Arc<dyn Medium>, MACHINE, false).unwrap();
         recorder.take_log();
@@ -243,16 +248,21 @@ fn number(name: &str, default: u64) -> u64 {
 struct Scene {
     image: Vec<u8>,
     recorder: Arc<Recorder>,
+    loss: Loss,
 }
 
 impl Scene {
     fn new() -> Self {
-        Self { image: Vec::new(), recorder: Arc::new(Recorder::new(vec![0; SIZE])) }
+        Self::losing(Loss::SinceFlush)
+    }
+
+    fn losing(loss: Loss) -> Self {
+        Self { image: Vec::new(), recorder: Arc::new(Recorder::new(vec![0; SIZE])), loss }
     }
 
     /// Power fails after the first `done` operations; what is left is on the medium.
     fn crash(&mut self, before: &[u8], log: &[Op], done: usize, random: &mut Random) -> &Recorder {
-        after_crash(&mut self.image, before, log, done, random);
+        after_crash(&mut self.image, before, log, done, self.loss, random);
         self.recorder.reset(&self.image);
         &self.recorder
     }
@@ -312,14 +322,14 @@ fn recover(scene: &mut Scene, other: &mut Scene, state: &State, random: &mut Ran
     }
 }
 
-#[test]
-fn after_a_loss_of_power_the_old_or_the_new_state_is_there_whole() {
-    let replays = number("LUO_CRASH_REPLAYS", 10_000) as usize;
+/// Plays crashes until there were so many, in lives on the media that `medium` makes, and says how
+/// many there were.
+fn play(replays: usize, loss: Loss, medium: impl Fn() -> Recorder) -> usize {
     let first = number("LUO_CRASH_SEED", 1);
     let (mut played, mut seen_old, mut seed) = (0, 0, first);
-    let mut scenes = [Scene::new(), Scene::new()];
+    let mut scenes = [Scene::losing(loss), Scene::losing(loss)];
     while played < replays {
-        let mut life = Life::begin(seed);
+        let mut life = Life::on(medium(), seed);
         let mut standing = State::default();
         for round in 0..12 {
             let what = format!("seed {seed}, round {round}");
@@ -348,6 +358,27 @@ fn after_a_loss_of_power_the_old_or_the_new_state_is_there_whole() {
         seen_old > played / 10 && seen_old < played * 9 / 10,
         "{seen_old} of {played} were old"
     );
+    played
+}
+
+#[test]
+fn after_a_loss_of_power_the_old_or_the_new_state_is_there_whole() {
+    let replays = number("LUO_CRASH_REPLAYS", 10_000) as usize;
+    play(replays, Loss::SinceFlush, || Recorder::new(vec![0; SIZE]));
+}
+
+#[test]
+fn on_a_mapped_medium_too_the_old_or_the_new_state_is_there_whole() {
+    let replays = number("LUO_CRASH_REPLAYS", 10_000) as usize / 5;
+    let mapped = || {
+        let file = File::from(memfd_create("luo-test", MemfdFlags::CLOEXEC).unwrap());
+        file.set_len(SIZE as u64).unwrap();
+        Recorder::mapped(FileMedium::of_memory(file))
+    };
+    // As it is flushed by system calls, and as it is durable by its writes.
+    for loss in [Loss::SinceFlush, Loss::LastWrite] {
+        assert!(play(replays, loss, mapped) >= replays);
+    }
 }
 
 #[test]

@@ -144,7 +144,9 @@ impl ManagerService {
                     host.run_through(Event::Prepare, carrier).await?.to_protocol()
                 })
             }
-            "Freeze" => self.event("freeze", |host| event(host, Event::Freeze)),
+            "Freeze" => {
+                self.event("freeze", |host| async move { host.freeze().await?.to_protocol() })
+            }
             "Cancel" => self.event("cancel", |host| async move {
                 let _busy = host.busy_when_resumed().await;
                 Ok(host.cancel(Scope::Machine).await?.told_as("cancel"))
@@ -208,6 +210,7 @@ impl ManagerService {
             incarnation: self.host.custody.incarnation(),
             keeper: self.host.config.keeper.name().to_owned(),
             carrier: carrier.name().to_owned(),
+            carriers: self.host.carriers.names().into_iter().map(str::to_owned).collect(),
             reach: carrier.reach().name().to_owned(),
             through: (machine.state != State::Normal || machine.transition.is_some())
                 .then(|| self.host.carriers.name(core.carrier()).to_owned()),
@@ -387,9 +390,10 @@ impl ManagerService {
         }
         let running = run(Rc::clone(&self.host));
         let busy = self.host.busy();
+        let progress = self.host.tell_progress();
         // It goes on when the client that asked for it has gone.
         let task = tokio::task::spawn_local(async move {
-            let _busy = busy;
+            let (_busy, _progress) = (busy, progress);
             running.await
         });
         later(async move {
@@ -484,10 +488,15 @@ impl ManagerService {
                     Err(broadcast::error::RecvError::Lagged(missed)) => {
                         let text = format!("{missed} events were not read in time");
                         let (kind, state) = ("lost".to_owned(), String::new());
-                        Told {
-                            event: protocol::Event { kind, state, session: None, text },
-                            owner: None,
-                        }
+                        let event = protocol::Event {
+                            kind,
+                            state,
+                            session: None,
+                            text,
+                            done: None,
+                            total: None,
+                        };
+                        Told { event, owner: None }
                     }
                     Err(broadcast::error::RecvError::Closed) => return,
                 };

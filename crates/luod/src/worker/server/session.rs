@@ -8,7 +8,7 @@ use luo::protocol::{
     Finish, Info, MAX_DESCRIPTORS, Nothing, Preserve, Preserved, Refused, Retrieve, Retrieved,
     SESSION, Unclaimed, Unpreserve, Unpreserved,
 };
-use luo_carriers::{HostFile, closer};
+use luo_carriers::HostFile;
 use luo_core::{
     Criticality, Errno, Event, FileKey, FinishOptions, Retrieval, Scope, SessionId, Side, Token,
     UnclaimedFiles,
@@ -112,15 +112,16 @@ impl SessionService {
             let mut core = self.host.core.borrow_mut();
             let mut persisted = self.host.persisted.borrow_mut();
             let repeated = persisted.made_before(self.id, request);
-            for (index, descriptor) in descriptors.0.drain(..).enumerate() {
+            let files: Vec<HostFile> = descriptors.0.drain(..).map(HostFile::from).collect();
+            let _ahead = HostFile::look_ahead(&files);
+            for (index, file) in files.into_iter().enumerate() {
                 let place = u32::try_from(index).unwrap_or(u32::MAX);
                 if let Some(token) = repeated.as_ref().and_then(|tokens| tokens.get(&place)) {
                     reply.tokens.push(token.0);
-                    closer::close(descriptor);
                     continue;
                 }
                 let wanted = parameters.tokens.as_ref().map(|tokens| Token(tokens[index]));
-                match core.preserve(self.id, wanted, HostFile::from(descriptor), criticality) {
+                match core.preserve(self.id, wanted, file, criticality) {
                     Ok(token) => {
                         let key = FileKey { session: self.id, side: Side::Outgoing, token };
                         persisted.made_by(key, FileExtra { request, index: place });
