@@ -11,9 +11,9 @@
 //!   leak them by forgetting to undo.
 //! - What a carrier cannot do it refuses with EOPNOTSUPP; it never keeps less than asked.
 
-use alloc::vec::Vec;
+use alloc::{boxed::Box, vec::Vec};
 
-use crate::Failure;
+use crate::{Failure, SessionName};
 
 /// Names one of the host's carriers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,6 +38,9 @@ bitflags::bitflags! {
         const MEMORY = 2;
         /// Bytes: [`Keep::keep_bytes`].
         const BYTES = 4;
+        /// Live descriptors of some types: [`Keep::keep_live`] refuses the others with ENOENT.
+        /// Which, is found out by trying.
+        const SOME_LIVE = 8;
     }
 }
 
@@ -97,7 +100,8 @@ pub trait Keep<F> {
     /// Keeps the open file description itself.
     ///
     /// # Errors
-    /// EOPNOTSUPP where the carrier cannot hold live descriptors, ENOSPC or EMFILE where it can
+    /// EOPNOTSUPP where the carrier cannot hold live descriptors, ENOENT where it cannot hold one
+    /// of this type, ENOSPC or EMFILE where it can
     /// hold no more.
     fn keep_live(&self, file: &F) -> Result<Handle, Failure>;
 
@@ -159,6 +163,15 @@ pub trait Carrier<F>: Keep<F> + Recall<F> {
     /// waited for. See [`Handler::is_quick`](crate::Handler::is_quick).
     fn is_quick(&self) -> bool {
         false
+    }
+
+    /// The carrier as files of this session see it, where it keeps what belongs to each session
+    /// apart. `None`: it makes no difference.
+    fn for_session<'a>(&'a self, _session: &'a SessionName) -> Option<Box<dyn Keep<F> + 'a>>
+    where
+        F: 'a,
+    {
+        None
     }
 
     /// Makes `handover` the one that the other side will find, in one atomic step: whatever

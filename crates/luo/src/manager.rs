@@ -78,9 +78,9 @@ impl Manager {
         now(self.client.prepare(None))
     }
 
-    /// As [`prepare`](Self::prepare), through a carrier that may reach farther: `arena`, or
-    /// `keeper`, which is the default. What follows goes the same way, and a luod that departs
-    /// through the arena stops.
+    /// As [`prepare`](Self::prepare), through a carrier that may reach farther: `liveupdate`,
+    /// `arena`, `auto` for the one of these that is there, or `keeper`, which is the default. What
+    /// follows goes the same way, and a luod that departs through the arena stops.
     ///
     /// # Errors
     /// As [`prepare`](Self::prepare); ENOENT where luod has no such carrier, ENOSPC where it has

@@ -72,6 +72,11 @@ pub(crate) enum Carrier {
     Keeper,
     /// The arena of luod's configuration: what starts after a kexec or a power cycle goes on.
     Arena,
+    /// The kernel's /dev/liveupdate (Linux 6.19 or later): memory is not copied, and what starts
+    /// after a kexec goes on.
+    Liveupdate,
+    /// liveupdate where the device is there, else arena.
+    Auto,
 }
 
 impl Carrier {
@@ -80,6 +85,8 @@ impl Carrier {
         match self {
             Self::Keeper => "keeper",
             Self::Arena => "arena",
+            Self::Liveupdate => "liveupdate",
+            Self::Auto => "auto",
         }
     }
 }

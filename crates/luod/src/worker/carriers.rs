@@ -1,11 +1,11 @@
-//! The carriers of this luod: the keeper's, for what stays in this system, and the arena, for an
-//! update of the machine that goes farther.
+//! The carriers of this luod: the keeper's, for what stays in this system, and the arena and the
+//! kernel's `/dev/liveupdate`, for an update of the machine that goes farther.
 //!
 //! Invariants:
 //! - A call keeps things in the carrier that it names. What has a handle is in the carrier that the
 //!   handle's space names.
 //! - The arena is open, and locked, only while the machine's update goes through it.
-//! - An arena that cannot be opened is a failure of what needs it, and of nothing else.
+//! - An arena or a device that cannot be opened is a failure of what needs it, and of nothing else.
 
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
@@ -15,7 +15,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use luo_abi::keeper::key;
 use luo_carriers::HostFile;
 use luo_carriers::arena::ArenaCarrier;
-use luo_core::{Caps, Carrier, CarrierId, Errno, Failure, Handle, Keep, Reach, Recall};
+use luo_carriers::liveupdate::LiveUpdateCarrier;
+use luo_core::{
+    Caps, Carrier, CarrierId, Errno, Failure, Handle, Keep, Reach, Recall, SessionName,
+};
 
 use super::refusal::Refusal;
 
@@ -24,6 +27,12 @@ pub(crate) type Shared = dyn Carrier<HostFile> + Send + Sync;
 
 /// The arena, as the framework knows it.
 pub(crate) const ARENA: CarrierId = CarrierId(1);
+
+/// `/dev/liveupdate`, as the framework knows it.
+pub(crate) const LIVEUPDATE: CarrierId = CarrierId(2);
+
+/// What `/dev/liveupdate` can keep, there or not.
+pub(crate) const LIVEUPDATE_CAPS: Caps = Caps::MEMORY.union(Caps::BYTES).union(Caps::SOME_LIVE);
 
 /// What the arena can keep, open or not.
 pub(crate) const ARENA_CAPS: Caps = Caps::MEMORY.union(Caps::BYTES);
@@ -59,12 +68,12 @@ impl Copying {
         self.cancelled.store(true, Ordering::Relaxed);
     }
 
-    fn begin(&self) {
+    pub(crate) fn begin(&self) {
         self.cancelled.store(false, Ordering::Relaxed);
         self.bytes.store(0, Ordering::Relaxed);
     }
 
-    fn go_on(&self, done: u64) -> Result<(), Failure> {
+    pub(crate) fn go_on(&self, done: u64) -> Result<(), Failure> {
         self.beats.fetch_add(1, Ordering::Relaxed);
         let before = DONE.replace(done);
         let more = if done < before { done } else { done - before };
@@ -74,6 +83,13 @@ impl Copying {
             true => Err(Failure::new(Errno::Canceled, "the update was cancelled")),
         }
     }
+}
+
+/// Why a carrier cannot be used.
+type Why = (Errno, String);
+
+fn why(failure: &Failure) -> Why {
+    (failure.errno(), failure.reason().to_owned())
 }
 
 /// How much room the arena had when it was opened, in bytes.
@@ -89,6 +105,8 @@ pub(crate) struct Carriers {
     path: Option<PathBuf>,
     arena: RefCell<Option<Arc<ArenaCarrier>>>,
     room: Cell<Option<Room>>,
+    /// Or why it cannot be used.
+    liveupdate: RefCell<Result<Arc<LiveUpdateCarrier>, Why>>,
     pub(crate) copying: Arc<Copying>,
 }
 
@@ -99,13 +117,20 @@ impl std::fmt::Debug for Carriers {
 }
 
 impl Carriers {
-    pub(crate) fn new(near: Arc<Shared>, arena: Option<PathBuf>) -> Self {
+    pub(crate) fn new(
+        near: Arc<Shared>,
+        arena: Option<PathBuf>,
+        liveupdate: Result<Arc<LiveUpdateCarrier>, Failure>,
+        copying: Arc<Copying>,
+    ) -> Self {
+        let liveupdate = RefCell::new(liveupdate.map_err(|failure| why(&failure)));
         Self {
             near,
             path: arena,
             arena: RefCell::default(),
             room: Cell::default(),
-            copying: Arc::default(),
+            liveupdate,
+            copying,
         }
     }
 
@@ -132,7 +157,18 @@ impl Carriers {
     pub(crate) fn asked_for(&self, name: Option<&str>) -> Result<CarrierId, Refusal> {
         match name.unwrap_or("keeper") {
             "keeper" => Ok(CarrierId::NEAR),
-            "arena" if self.has_arena() => Ok(ARENA),
+            "liveupdate" => Ok(LIVEUPDATE),
+            "auto" if self.liveupdate().is_some() => Ok(LIVEUPDATE),
+            "arena" | "auto" if self.has_arena() => Ok(ARENA),
+            "auto" => Err(Refusal::new(
+                Errno::NoEnt,
+                format!(
+                    "there is no carrier that reaches beyond this kernel: {}; and luod has no \
+                     arena: make one with `luoctl arena create`, and name it in the configuration \
+                     (`arena = \"PATH\"`)",
+                    self.no_liveupdate().reason()
+                ),
+            )),
             "arena" => Err(Refusal::new(
                 Errno::NoEnt,
                 "luod has no arena: make one with `luoctl arena create`, and name it in the \
@@ -140,14 +176,39 @@ impl Carriers {
             )),
             other => Err(Refusal::new(
                 Errno::NoEnt,
-                format!("there is no carrier {other:?}: there are \"keeper\" and \"arena\""),
+                format!(
+                    "there is no carrier {other:?}: there are \"keeper\", \"liveupdate\" and \
+                     \"arena\", and \"auto\" for the one of the last two that is there"
+                ),
             )),
         }
     }
 
     /// The word for a carrier.
     pub(crate) fn name(&self, carrier: CarrierId) -> &'static str {
-        if carrier == CarrierId::NEAR { self.near.name() } else { "arena" }
+        match carrier {
+            CarrierId::NEAR => self.near.name(),
+            LIVEUPDATE => "liveupdate",
+            _ => "arena",
+        }
+    }
+
+    /// `/dev/liveupdate`, where it could be opened.
+    pub(crate) fn liveupdate(&self) -> Option<Arc<LiveUpdateCarrier>> {
+        self.liveupdate.borrow().as_ref().ok().map(Arc::clone)
+    }
+
+    /// Why it could not be.
+    pub(crate) fn no_liveupdate(&self) -> Failure {
+        match &*self.liveupdate.borrow() {
+            Ok(_) => Failure::new(Errno::Io, "/dev/liveupdate is there"),
+            Err((errno, reason)) => Failure::new(*errno, reason.as_str()),
+        }
+    }
+
+    /// It could be after all.
+    pub(crate) fn set_liveupdate(&self, carrier: Arc<LiveUpdateCarrier>) {
+        *self.liveupdate.borrow_mut() = Ok(carrier);
     }
 
     /// The arena, opened where it is not open yet.
@@ -188,47 +249,107 @@ impl Carriers {
 
     /// The carrier to run a call with that keeps things in this one.
     pub(crate) fn through(&self, carrier: CarrierId) -> Arc<Shared> {
-        if carrier == CarrierId::NEAR && self.arena.borrow().is_none() {
+        let liveupdate = match &*self.liveupdate.borrow() {
+            Ok(carrier) => Ok(Arc::clone(carrier) as Arc<Shared>),
+            Err(why) => Err(why.clone()),
+        };
+        let arena_open = self.arena.borrow().is_some();
+        let in_use = arena_open || self.liveupdate().is_some_and(|carrier| carrier.is_in_use());
+        if carrier == CarrierId::NEAR && !in_use {
             return Arc::clone(&self.near);
         }
-        let far = self.arena().map(|arena| arena as Arc<Shared>).map_err(|failure| {
-            (failure.errno(), format!("the arena cannot be used: {}", failure.reason()))
-        });
-        let keeps_near = carrier == CarrierId::NEAR;
-        Arc::new(Routed { near: Arc::clone(&self.near), far, keeps_near })
+        let arena = match carrier == ARENA || arena_open {
+            true => self.arena().map(|arena| arena as Arc<Shared>).map_err(|failure| {
+                (failure.errno(), format!("the arena cannot be used: {}", failure.reason()))
+            }),
+            false => Err((Errno::NoEnt, "the arena is not in use".to_owned())),
+        };
+        Arc::new(Routed { near: Arc::clone(&self.near), arena, liveupdate, keeps: carrier })
     }
 }
 
-/// Both carriers as one.
+/// All carriers as one.
 struct Routed {
     near: Arc<Shared>,
     /// Or why it cannot be used.
-    far: Result<Arc<Shared>, (Errno, String)>,
-    keeps_near: bool,
+    arena: Result<Arc<Shared>, Why>,
+    /// The same.
+    liveupdate: Result<Arc<Shared>, Why>,
+    keeps: CarrierId,
+}
+
+fn usable(carrier: &Result<Arc<Shared>, Why>) -> Result<&Shared, Failure> {
+    match carrier {
+        Ok(carrier) => Ok(&**carrier),
+        Err((errno, reason)) => Err(Failure::new(*errno, reason.as_str())),
+    }
 }
 
 impl Routed {
-    fn far(&self) -> Result<&Shared, Failure> {
-        match &self.far {
-            Ok(far) => Ok(&**far),
-            Err((errno, reason)) => Err(Failure::new(*errno, reason.as_str())),
-        }
-    }
-
     /// Where new things are kept.
     fn keep(&self) -> Result<&Shared, Failure> {
-        if self.keeps_near { Ok(&*self.near) } else { self.far() }
+        match self.keeps {
+            CarrierId::NEAR => Ok(&*self.near),
+            LIVEUPDATE => usable(&self.liveupdate),
+            _ => usable(&self.arena),
+        }
     }
 
     /// Where a handle leads.
     fn of(&self, handle: Handle) -> Result<&Shared, Failure> {
-        if key::space(handle.0) == luo_abi::arena::SPACE { self.far() } else { Ok(&*self.near) }
+        match key::space(handle.0) {
+            luo_abi::arena::SPACE => usable(&self.arena),
+            luo_abi::liveupdate::SPACE => usable(&self.liveupdate),
+            _ => Ok(&*self.near),
+        }
+    }
+}
+
+/// The same, as files of one session see it.
+struct RoutedIn<'a> {
+    routed: &'a Routed,
+    keep: Box<dyn Keep<HostFile> + 'a>,
+}
+
+impl Keep<HostFile> for RoutedIn<'_> {
+    fn caps(&self) -> Caps {
+        self.keep.caps()
+    }
+
+    fn keep_memory(&self, memory: &HostFile, len: u64) -> Result<Handle, Failure> {
+        self.keep.keep_memory(memory, len)
+    }
+
+    fn refresh_memory(&self, handle: Handle, memory: &HostFile, len: u64) -> Result<(), Failure> {
+        self.routed.refresh_memory(handle, memory, len)
+    }
+
+    fn keep_bytes(&self, bytes: &[u8]) -> Result<Handle, Failure> {
+        self.keep.keep_bytes(bytes)
+    }
+
+    fn keep_live(&self, file: &HostFile) -> Result<Handle, Failure> {
+        self.keep.keep_live(file)
+    }
+
+    fn forget(&self, handle: Handle) {
+        self.routed.forget(handle);
+    }
+
+    fn progress(&self, done: u64, total: u64) -> Result<(), Failure> {
+        self.keep.progress(done, total)
     }
 }
 
 impl Keep<HostFile> for Routed {
     fn caps(&self) -> Caps {
-        self.keep().map_or(ARENA_CAPS, Keep::caps)
+        self.keep().map_or(
+            match self.keeps {
+                LIVEUPDATE => LIVEUPDATE_CAPS,
+                _ => ARENA_CAPS,
+            },
+            Keep::caps,
+        )
     }
 
     fn keep_memory(&self, memory: &HostFile, len: u64) -> Result<Handle, Failure> {
@@ -293,7 +414,15 @@ impl Carrier<HostFile> for Routed {
     }
 
     fn reach(&self) -> Reach {
-        self.keep().map_or(Reach::Power, |carrier| carrier.reach())
+        self.keep().map_or(Reach::Agent, |carrier| carrier.reach())
+    }
+
+    fn for_session<'a>(&'a self, session: &'a SessionName) -> Option<Box<dyn Keep<HostFile> + 'a>>
+    where
+        HostFile: 'a,
+    {
+        let keep = self.keep().ok()?.for_session(session)?;
+        Some(Box::new(RoutedIn { routed: self, keep }))
     }
 
     fn commit(&self, handover: &[u8]) -> Result<(), Failure> {

@@ -100,7 +100,9 @@ impl Server {
         let table = Arc::new(Table::new(Arc::clone(&store)));
         let custody = Custody::new(store, table, 1)?;
         let config = Config::default();
-        let carriers = Carriers::new(Arc::clone(custody.carrier()), None);
+        let none = luo_core::Failure::new(luo_core::Errno::NoEnt, "no device");
+        let near = Arc::clone(custody.carrier());
+        let carriers = Carriers::new(near, None, Err(none), Arc::default());
         let restored = Loaded::read(&custody).restore(&config, &custody, &carriers, false)?;
         let host = Host::new(config, restored.core, custody, carriers, restored.persisted, None);
         host.open();

@@ -344,6 +344,9 @@ impl Host {
         scope: luo_core::Scope,
     ) -> Result<Rc<Ended>, Refusal> {
         let start = |core: &mut Orchestrator<HostFile>| core.begin(scope, luo_core::Event::Cancel);
+        if scope == luo_core::Scope::Machine {
+            self.take_departure_back().await?;
+        }
         let cancelling = self.begin(Purpose::Own, start)?;
         if scope == luo_core::Scope::Machine {
             // Not before it is allowed: what arrived would not be copied back any more.
@@ -651,9 +654,14 @@ impl Host {
             }
             return;
         }
+        self.note_departure(&ended.report);
         let ticket = self.commit();
+        let host = Rc::clone(self);
         tokio::task::spawn_local(async move {
             let kept = ticket.await.map(|()| ended);
+            if kept.is_ok() {
+                host.end_arrival().await;
+            }
             if let Err(refusal) = &kept {
                 let reason = refusal.reason();
                 tracing::error!(reason, "the keeper did not take the records of a transition");

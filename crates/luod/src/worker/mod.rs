@@ -17,6 +17,7 @@ mod custody;
 #[doc(hidden)]
 pub mod fuzzing;
 mod host;
+mod kernel;
 mod needs;
 mod participants;
 mod persist;
@@ -37,11 +38,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use luo_abi::keeper::Role;
+use luo_carriers::liveupdate::LiveUpdateCarrier;
 use luo_core::{CarrierId, Event as CycleEvent, Failure};
 
 use crate::config::Config;
 use crate::store::{Event, Events, Store, StoreError, Table};
-use carriers::Carriers;
+use carriers::{Carriers, Copying};
 use custody::Custody;
 use host::Host;
 use restore::{Loaded, Restored};
@@ -120,7 +122,9 @@ pub async fn run(config: Config, start: Start) -> Result<Ended, WorkerError> {
         // What the rehearsal changes it changes in a copy.
         let copy = Arc::new(table.copy());
         let custody = new_custody(&store, &copy, incarnation)?;
-        let carriers = new_carriers(&config, &custody);
+        // The device is the other one's.
+        let others = Failure::new(luo_core::Errno::Busy, "another worker has /dev/liveupdate");
+        let carriers = new_carriers(&config, &custody, Err(others), Arc::default());
         let verdict = match Loaded::read(&custody).restore(&config, &custody, &carriers, true) {
             Ok(restored) => restored.check(),
             Err(error) => Err(error),
@@ -134,7 +138,16 @@ pub async fn run(config: Config, start: Start) -> Result<Ended, WorkerError> {
             return Ok(ended);
         }
     }
-    let host = restore(&config, &store, &table, incarnation).await?;
+    let copying = Arc::default();
+    let opened = kernel::begin(&config, &store, &table, &mut events, &copying).await?;
+    let kernel::Opened { carrier: liveupdate, failed } = match opened {
+        kernel::Flow::Continue(opened) => opened,
+        kernel::Flow::Break(ended) => return Ok(ended),
+    };
+    let host = restore(&config, &store, &table, incarnation, (liveupdate, copying)).await?;
+    if let Some(reason) = failed {
+        host.tell("failure", None, reason);
+    }
     host.upgrades.reached_at(socket);
     store.ready().await?;
     let begun = host.take_up_or_resume().await;
@@ -189,8 +202,17 @@ fn new_custody(
     Custody::new(Arc::clone(store), Arc::clone(table), incarnation).map_err(WorkerError::Kept)
 }
 
-fn new_carriers(config: &Config, custody: &Custody) -> Carriers {
-    Carriers::new(Arc::clone(custody.carrier()), config.arena.clone())
+/// `/dev/liveupdate`, or why it cannot be used.
+type Far = Result<Arc<LiveUpdateCarrier>, Failure>;
+
+fn new_carriers(
+    config: &Config,
+    custody: &Custody,
+    liveupdate: Far,
+    copying: Arc<Copying>,
+) -> Carriers {
+    let near = Arc::clone(custody.carrier());
+    Carriers::new(near, config.arena.clone(), liveupdate, copying)
 }
 
 async fn restore(
@@ -198,9 +220,10 @@ async fn restore(
     store: &Arc<dyn Store>,
     table: &Arc<Table>,
     incarnation: u64,
+    (liveupdate, copying): (Far, Arc<Copying>),
 ) -> Result<Rc<Host>, WorkerError> {
     let custody = new_custody(store, table, incarnation)?;
-    let carriers = new_carriers(config, &custody);
+    let carriers = new_carriers(config, &custody, liveupdate, copying);
     let restored = Loaded::read(&custody)
         .restore(config, &custody, &carriers, false)
         .map_err(WorkerError::Restore)?;
@@ -240,6 +263,7 @@ impl Host {
             Ok(()) => self.undo_what_went_with_the_worker().await,
             failed => failed,
         };
+        self.end_what_was_finished().await;
         self.note_unheld();
         let kept = self.commit().await;
         undone.and(kept).map_err(|refusal| refusal.reason().to_owned())

@@ -24,6 +24,7 @@ use super::introspect::{self, Call};
 use super::session::unclaimed_files;
 use super::{Descriptor, Pending, Reply};
 use crate::worker::access::Peer;
+use crate::worker::carriers::LIVEUPDATE;
 use crate::worker::host::{Host, Told, state};
 use crate::worker::refusal::Refusal;
 use crate::worker::sessions::{is_stream, now_seconds};
@@ -404,15 +405,17 @@ impl ManagerService {
     }
 
     /// Commits the handover. Then this worker ends; where the carrier reaches no farther the next
-    /// one arrives, and the client hears of it there if its answer was lost. Otherwise luod ends,
-    /// and the client hears of it first.
+    /// one arrives, and the client hears of it there if its answer was lost. With an arena luod
+    /// ends, and the client hears of it first. With kernel sessions it stays: somebody must hold
+    /// them until the next kernel is started.
     fn depart(&self) -> Pending {
         let host = Rc::clone(&self.host);
         let departing = self.event("depart", |host| async move {
             let report = event(Rc::clone(&host), Event::Depart).await?;
-            if host.core.borrow().carrier() == CarrierId::NEAR {
+            let carrier = host.core.borrow().carrier();
+            if carrier == CarrierId::NEAR {
                 host.upgrades.depart();
-            } else {
+            } else if carrier != LIVEUPDATE {
                 // Also when nobody is there to hear it.
                 tokio::task::spawn_local(async move {
                     tokio::time::sleep(LAST_WORDS).await;
@@ -424,9 +427,13 @@ impl ManagerService {
         let Pending::Later(reply) = departing else { return departing };
         Pending::later(async move {
             let reply = reply.await;
-            if !host.core.borrow().status().departed {
+            let core = host.core.borrow();
+            let stays = core.carrier() == LIVEUPDATE;
+            if stays || !core.status().departed {
+                drop(core);
                 return reply;
             }
+            drop(core);
             reply.when_delivered(move || host.upgrades.depart())
         })
     }
