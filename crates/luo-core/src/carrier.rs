@@ -13,7 +13,7 @@
 
 use alloc::vec::Vec;
 
-use crate::Failure;
+use crate::{Errno, Failure};
 
 /// Names one of the host's carriers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,6 +38,8 @@ bitflags::bitflags! {
         const MEMORY = 2;
         /// Bytes: [`Keep::keep_bytes`].
         const BYTES = 4;
+        /// Memory of the carrier's own, where it lies: [`Keep::keep_resident`].
+        const RESIDENT = 8;
     }
 }
 
@@ -94,6 +96,16 @@ pub trait Keep<F> {
     /// EOPNOTSUPP, ENOSPC, E2BIG (with the limit in bytes).
     fn keep_bytes(&self, bytes: &[u8]) -> Result<Handle, Failure>;
 
+    /// Keeps memory that this carrier has lent: nothing is copied, and what its owner writes until
+    /// the workload stands still is kept.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP where the carrier lends no memory, or has not lent this; EBUSY where it is kept
+    /// already; ENOSPC.
+    fn keep_resident(&self, _memory: &F) -> Result<Handle, Failure> {
+        Err(no_resident())
+    }
+
     /// Keeps the open file description itself.
     ///
     /// # Errors
@@ -124,6 +136,14 @@ pub trait Recall<F> {
     /// ENOENT for a handle that is not kept memory, EINVAL for a damaged one, EOPNOTSUPP, EIO.
     fn memory(&self, handle: Handle) -> Result<F, Failure>;
 
+    /// Memory of the carrier's own that was kept: lent once more, at the same place.
+    ///
+    /// # Errors
+    /// As [`memory`](Self::memory).
+    fn resident(&self, _handle: Handle) -> Result<F, Failure> {
+        Err(no_resident())
+    }
+
     /// The kept bytes.
     ///
     /// # Errors
@@ -145,6 +165,11 @@ pub trait Recall<F> {
     /// # Errors
     /// ECANCELED.
     fn progress(&self, done: u64, total: u64) -> Result<(), Failure>;
+}
+
+/// Most carriers have no memory of their own.
+fn no_resident() -> Failure {
+    Failure::new(Errno::OpNotSupp, "this carrier has no memory of its own to lend")
 }
 
 /// Both sides of a carrier, and the handover itself.

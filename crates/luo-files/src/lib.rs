@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | [`live-v1`](LiveHandler) | any open file | live descriptors |
 //! | [`record-v1`](RecordHandler) | small sealed memfds: a service's own bytes | bytes |
+//! | [`arena-memory-v1`](ArenaMemoryHandler) | memory that the arena has lent | resident memory |
 //! | [`memfd-v1`](MemfdHandler) | memfds | memory, bytes |
 //!
 //! Where several could take a file, the one that was registered first does, in the order of this
@@ -16,7 +17,9 @@
 mod live;
 mod memfd;
 mod record;
+mod resident;
 
 pub use live::{LIVE_COMPATIBLE, LiveHandler};
 pub use memfd::MemfdHandler;
 pub use record::RecordHandler;
+pub use resident::{ARENA_MEMORY_COMPATIBLE, ArenaMemoryHandler};

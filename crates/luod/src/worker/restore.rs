@@ -20,7 +20,7 @@ use luo_core::{
     Caps, Carrier as _, CarrierId, FileKey, Handle, MachineRecord, Orchestrator, SessionRecord,
     State,
 };
-use luo_files::{LiveHandler, MemfdHandler, RecordHandler};
+use luo_files::{ArenaMemoryHandler, LiveHandler, MemfdHandler, RecordHandler};
 
 use super::carriers::{self, Carriers};
 use super::custody::{Custody, space};
@@ -269,6 +269,7 @@ fn new_core(config: &Config) -> Result<Orchestrator<HostFile>, String> {
     debug_assert_eq!(arena, carriers::ARENA);
     core.register_handler(Arc::new(LiveHandler)).map_err(|error| error.to_string())?;
     core.register_handler(Arc::new(RecordHandler)).map_err(|error| error.to_string())?;
+    core.register_handler(Arc::new(ArenaMemoryHandler)).map_err(|error| error.to_string())?;
     core.register_handler(Arc::new(MemfdHandler)).map_err(|error| error.to_string())?;
     Ok(core)
 }
