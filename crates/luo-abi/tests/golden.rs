@@ -200,6 +200,53 @@ fn arena_v1() {
             len: bytes.len() as u64,
             checksum: checksum(&bytes),
             handover: handle(4),
+            resident: false,
+        }),
+    };
+    let block = superblock.encode();
+    let written = [&block[..], &block[..], &bytes[..]].concat();
+    assert!(written == golden);
+    let found = find(&golden[..4096], &golden[4096..8192], 1 << 20, Some(&[2; 16])).unwrap();
+    assert_eq!((found.superblock, found.place, found.mirrored), (superblock, 0, true));
+    assert_eq!(Catalogue::decode(&golden[8192..], &superblock).unwrap().objects, objects);
+}
+
+#[test]
+fn arena_v2() {
+    use luo_abi::arena::{
+        Catalogue, CataloguePlace, Kind, Object, Placed, Superblock, checksum, find, handle,
+    };
+    let golden = include_bytes!("golden/arena-v2.bin");
+    let objects = vec![
+        Object {
+            handle: handle(1),
+            kind: Kind::Resident,
+            len: 200_001,
+            pieces: vec![Placed { logical: 0, offset: 0x40000, len: 200_001 }].into(),
+            sums: Vec::new().into(),
+        },
+        Object {
+            handle: handle(2),
+            kind: Kind::Inline(b"the handover"[..].to_owned().into()),
+            len: 12,
+            pieces: Vec::new().into(),
+            sums: Vec::new().into(),
+        },
+    ];
+    let bytes = Catalogue::encode([1; 16], 43, objects.iter());
+    let superblock = Superblock {
+        arena: [1; 16],
+        machine: [2; 16],
+        generation: 43,
+        size: 1 << 20,
+        written: 1_900_000_000,
+        next_handle: 3,
+        catalogue: Some(CataloguePlace {
+            offset: 8192,
+            len: bytes.len() as u64,
+            checksum: checksum(&bytes),
+            handover: handle(2),
+            resident: true,
         }),
     };
     let block = superblock.encode();

@@ -13,7 +13,7 @@
 
 use alloc::{boxed::Box, vec::Vec};
 
-use crate::{Failure, SessionName};
+use crate::{Errno, Failure, SessionName};
 
 /// Names one of the host's carriers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,6 +41,8 @@ bitflags::bitflags! {
         /// Live descriptors of some types: [`Keep::keep_live`] refuses the others with ENOENT.
         /// Which, is found out by trying.
         const SOME_LIVE = 8;
+        /// Memory of the carrier's own, where it lies: [`Keep::keep_resident`].
+        const RESIDENT = 16;
     }
 }
 
@@ -97,6 +99,16 @@ pub trait Keep<F> {
     /// EOPNOTSUPP, ENOSPC, E2BIG (with the limit in bytes).
     fn keep_bytes(&self, bytes: &[u8]) -> Result<Handle, Failure>;
 
+    /// Keeps memory that this carrier has lent: nothing is copied, and what its owner writes until
+    /// the workload stands still is kept.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP where the carrier lends no memory, or has not lent this; EBUSY where it is kept
+    /// already; ENOSPC.
+    fn keep_resident(&self, _memory: &F) -> Result<Handle, Failure> {
+        Err(no_resident())
+    }
+
     /// Keeps the open file description itself.
     ///
     /// # Errors
@@ -128,6 +140,14 @@ pub trait Recall<F> {
     /// ENOENT for a handle that is not kept memory, EINVAL for a damaged one, EOPNOTSUPP, EIO.
     fn memory(&self, handle: Handle) -> Result<F, Failure>;
 
+    /// Memory of the carrier's own that was kept: lent once more, at the same place.
+    ///
+    /// # Errors
+    /// As [`memory`](Self::memory).
+    fn resident(&self, _handle: Handle) -> Result<F, Failure> {
+        Err(no_resident())
+    }
+
     /// The kept bytes.
     ///
     /// # Errors
@@ -149,6 +169,11 @@ pub trait Recall<F> {
     /// # Errors
     /// ECANCELED.
     fn progress(&self, done: u64, total: u64) -> Result<(), Failure>;
+}
+
+/// Most carriers have no memory of their own.
+fn no_resident() -> Failure {
+    Failure::new(Errno::OpNotSupp, "this carrier has no memory of its own to lend")
 }
 
 /// Both sides of a carrier, and the handover itself.

@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | [`live-v1`](LiveHandler) | any open file | live descriptors |
 //! | [`record-v1`](RecordHandler) | small sealed memfds: a service's own bytes | bytes |
+//! | [`arena-memory-v1`](ArenaMemoryHandler) | memory that the arena has lent | resident memory |
 //! | [`memfd-v1`](MemfdHandler) | memfds | memory, bytes |
 //! | [`kernel-live-v1`](KernelHandler) | what the running kernel can keep itself | some live descriptors |
 //!
@@ -18,8 +19,10 @@ mod kernel;
 mod live;
 mod memfd;
 mod record;
+mod resident;
 
 pub use kernel::{KERNEL_LIVE_COMPATIBLE, KernelHandler};
 pub use live::{LIVE_COMPATIBLE, LiveHandler};
 pub use memfd::MemfdHandler;
 pub use record::RecordHandler;
+pub use resident::{ARENA_MEMORY_COMPATIBLE, ArenaMemoryHandler};

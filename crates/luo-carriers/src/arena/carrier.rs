@@ -92,7 +92,8 @@ impl ArenaCarrier {
 
 impl Keep<HostFile> for ArenaCarrier {
     fn caps(&self) -> Caps {
-        Caps::MEMORY | Caps::BYTES
+        let resident = self.arena.medium().file().map_or(Caps::empty(), |_| Caps::RESIDENT);
+        Caps::MEMORY | Caps::BYTES | resident
     }
 
     fn keep_memory(&self, memory: &HostFile, len: u64) -> Result<Handle, Failure> {
@@ -120,6 +121,10 @@ impl Keep<HostFile> for ArenaCarrier {
             let memory = memory.as_fd();
             copy::refresh_through(&window, chunks, memory, len, medium, space, &progress)
         })
+    }
+
+    fn keep_resident(&self, memory: &HostFile) -> Result<Handle, Failure> {
+        self.arena.put_lent(memory.as_fd())
     }
 
     fn keep_bytes(&self, bytes: &[u8]) -> Result<Handle, Failure> {
@@ -155,6 +160,10 @@ impl Recall<HostFile> for ArenaCarrier {
         Ok(HostFile::from(file))
     }
 
+    fn resident(&self, handle: Handle) -> Result<HostFile, Failure> {
+        self.arena.lend_kept(handle).map(HostFile::from)
+    }
+
     fn bytes(&self, handle: Handle) -> Result<Vec<u8>, Failure> {
         self.arena.bytes(handle)
     }
@@ -187,7 +196,7 @@ impl Carrier<HostFile> for ArenaCarrier {
     }
 
     fn committed(&self) -> Result<Option<Vec<u8>>, Failure> {
-        Ok(self.arena.found().map(<[u8]>::to_vec))
+        Ok(self.arena.found())
     }
 
     fn retire(&self) -> Result<(), Failure> {

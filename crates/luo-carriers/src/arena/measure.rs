@@ -114,7 +114,7 @@ fn stored(chunks: &Chunks) -> u64 {
 
 impl Keep<HostFile> for Measure {
     fn caps(&self) -> Caps {
-        Caps::MEMORY | Caps::BYTES
+        Caps::MEMORY | Caps::BYTES | Caps::RESIDENT
     }
 
     fn keep_memory(&self, file: &HostFile, len: u64) -> Result<Handle, Failure> {
@@ -134,6 +134,11 @@ impl Keep<HostFile> for Measure {
             let catalogue = encoded_len(1, sums, 0);
             Entry { blocks: blocks(len as u64).unwrap_or(u64::MAX), catalogue }
         }))
+    }
+
+    /// It has its blocks already.
+    fn keep_resident(&self, _: &HostFile) -> Result<Handle, Failure> {
+        Ok(self.keep(Entry { blocks: 0, catalogue: encoded_len(1, 0, 0) }))
     }
 
     fn keep_live(&self, _: &HostFile) -> Result<Handle, Failure> {

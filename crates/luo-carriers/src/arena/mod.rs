@@ -11,6 +11,7 @@
 //! | [`space`] | which bytes are free, and whose the others are |
 //! | [`view`] | what an arena holds, read and validated whole; `info`, `check` and `dump` |
 //! | [`store`] | an arena in use: objects come and go |
+//! | [`resident`] | memory that a service writes where it lies |
 //! | [`switch`] | commit and retire: one atomic step from one handover to the next |
 //! | [`measure`] | how much of an arena something would take |
 //! | [`carrier`] | all that as a [`Carrier`](luo_core::Carrier) |
@@ -22,6 +23,7 @@ mod kind;
 pub mod measure;
 pub mod medium;
 mod object;
+pub mod resident;
 pub mod space;
 pub mod store;
 pub mod switch;

@@ -55,6 +55,10 @@ impl<F> Keep<F> for Noted<'_, F> {
         self.keep.refresh_memory(handle, memory, len)
     }
 
+    fn keep_resident(&self, memory: &F) -> Result<Handle, Failure> {
+        self.keep.keep_resident(memory).map(|handle| self.note(handle))
+    }
+
     fn keep_bytes(&self, bytes: &[u8]) -> Result<Handle, Failure> {
         self.keep.keep_bytes(bytes).map(|handle| self.note(handle))
     }
@@ -92,6 +96,10 @@ impl<F> Recall<F> for Released<'_, F> {
 
     fn memory(&self, handle: Handle) -> Result<F, Failure> {
         self.recall.memory(handle)
+    }
+
+    fn resident(&self, handle: Handle) -> Result<F, Failure> {
+        self.recall.resident(handle)
     }
 
     fn bytes(&self, handle: Handle) -> Result<Vec<u8>, Failure> {

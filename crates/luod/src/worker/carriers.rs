@@ -4,13 +4,15 @@
 //! Invariants:
 //! - A call keeps things in the carrier that it names. What has a handle is in the carrier that the
 //!   handle's space names.
-//! - The arena is open, and locked, only while the machine's update goes through it.
+//! - The arena is open, and locked, only while the machine's update goes through it, and while
+//!   memory is lent from it for the first time. What is lent needs neither: the kernel knows it.
+//! - It is open once: whoever needs it while somebody still has it gets the same.
 //! - An arena or a device that cannot be opened is a failure of what needs it, and of nothing else.
 
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use luo_abi::keeper::key;
 use luo_carriers::HostFile;
@@ -35,7 +37,7 @@ pub(crate) const LIVEUPDATE: CarrierId = CarrierId(2);
 pub(crate) const LIVEUPDATE_CAPS: Caps = Caps::MEMORY.union(Caps::BYTES).union(Caps::SOME_LIVE);
 
 /// What the arena can keep, open or not.
-pub(crate) const ARENA_CAPS: Caps = Caps::MEMORY.union(Caps::BYTES);
+pub(crate) const ARENA_CAPS: Caps = Caps::MEMORY.union(Caps::BYTES).union(Caps::RESIDENT);
 
 /// Whether copying goes on, and whether it should.
 #[derive(Debug, Default)]
@@ -104,9 +106,13 @@ pub(crate) struct Carriers {
     near: Arc<Shared>,
     path: Option<PathBuf>,
     arena: RefCell<Option<Arc<ArenaCarrier>>>,
+    /// The same while anybody has it.
+    last: RefCell<Weak<ArenaCarrier>>,
     room: Cell<Option<Room>>,
     /// Or why it cannot be used.
     liveupdate: RefCell<Result<Arc<LiveUpdateCarrier>, Why>>,
+    /// How many have the arena to lend memory from it.
+    lending: Cell<usize>,
     pub(crate) copying: Arc<Copying>,
 }
 
@@ -128,9 +134,11 @@ impl Carriers {
             near,
             path: arena,
             arena: RefCell::default(),
+            last: RefCell::default(),
             room: Cell::default(),
             liveupdate,
             copying,
+            lending: Cell::default(),
         }
     }
 
@@ -219,6 +227,15 @@ impl Carriers {
         if let Some(arena) = self.open_arena() {
             return Ok(arena);
         }
+        // Who copies something that was given up must have ended first: that one is told so when
+        // the arena cannot be opened.
+        let last = self.last.borrow().upgrade();
+        if let Some(arena) = last.filter(|last| Arc::strong_count(last) == self.lending.get() + 1) {
+            self.copying.begin();
+            self.note_room(&arena);
+            *self.arena.borrow_mut() = Some(Arc::clone(&arena));
+            return Ok(arena);
+        }
         let Some(path) = &self.path else {
             return Err(Failure::new(Errno::NoEnt, "luod has no arena"));
         };
@@ -226,10 +243,16 @@ impl Carriers {
         let arena = ArenaCarrier::open(path)?;
         // Whatever was cancelled has ended: it had the arena locked.
         copying.begin();
-        self.room.set(Some(Room { free: arena.arena().free(), size: arena.arena().size() }));
         let opened = Arc::new(arena.with_progress(Box::new(move |done, _| copying.go_on(done))));
+        self.note_room(&opened);
+        *self.last.borrow_mut() = Arc::downgrade(&opened);
         *self.arena.borrow_mut() = Some(Arc::clone(&opened));
         Ok(opened)
+    }
+
+    fn note_room(&self, arena: &ArenaCarrier) {
+        let arena = arena.arena();
+        self.room.set(Some(Room { free: arena.free(), size: arena.size() }));
     }
 
     /// The arena, where it is open.
@@ -240,6 +263,21 @@ impl Carriers {
     /// How much room the arena had when it was opened last; `None` where it never was.
     pub(crate) fn room(&self) -> Option<Room> {
         self.room.get()
+    }
+
+    /// Memory of that many bytes, from the arena.
+    ///
+    /// # Errors
+    /// As [`arena`](Self::arena), and [`Arena::lend`](luo_carriers::arena::Arena::lend).
+    pub(crate) async fn lend(&self, len: u64) -> Result<HostFile, Failure> {
+        let arena = self.arena()?;
+        self.lending.set(self.lending.get() + 1);
+        let lent = tokio::task::spawn_blocking(move || arena.arena().lend(len)).await;
+        self.lending.set(self.lending.get() - 1);
+        match lent {
+            Ok(lent) => lent.map(HostFile::from),
+            Err(_) => Err(Failure::new(Errno::Canceled, "no memory was lent: luod is stopping")),
+        }
     }
 
     /// Lets go of the arena, once what uses it has ended.
@@ -360,6 +398,10 @@ impl Keep<HostFile> for Routed {
         self.of(handle)?.refresh_memory(handle, memory, len)
     }
 
+    fn keep_resident(&self, memory: &HostFile) -> Result<Handle, Failure> {
+        self.keep()?.keep_resident(memory)
+    }
+
     fn keep_bytes(&self, bytes: &[u8]) -> Result<Handle, Failure> {
         self.keep()?.keep_bytes(bytes)
     }
@@ -387,6 +429,10 @@ impl Recall<HostFile> for Routed {
 
     fn memory(&self, handle: Handle) -> Result<HostFile, Failure> {
         self.of(handle)?.memory(handle)
+    }
+
+    fn resident(&self, handle: Handle) -> Result<HostFile, Failure> {
+        self.of(handle)?.resident(handle)
     }
 
     fn bytes(&self, handle: Handle) -> Result<Vec<u8>, Failure> {

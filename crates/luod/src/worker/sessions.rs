@@ -235,7 +235,13 @@ impl Host {
             Ok(admission) => admission,
             Err(refusal) => return server::refuse_session_connection(&stream, refusal),
         };
-        let task = server::serve_session(Rc::clone(self), id, stream, admission);
+        // Whoever has the session may use it; the arena is for operators, whoever owns the session.
+        let maker = rustix::net::sockopt::socket_peercred(&stream);
+        let may_reach_arena = maker.is_ok_and(|maker| {
+            let (uid, gid) = (maker.uid.as_raw(), maker.gid.as_raw());
+            self.access.is_operator(Peer { uid, gid, pid: 0 })
+        });
+        let task = server::serve_session(Rc::clone(self), id, stream, admission, may_reach_arena);
         if let Some(holder) = self.holders.borrow_mut().all.get_mut(&id) {
             holder.connections.retain(|connection| !connection.is_finished());
             holder.connections.push(task);

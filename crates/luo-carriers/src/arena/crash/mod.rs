@@ -222,7 +222,7 @@ impl Life {
     fn reopen(&mut self, standing: &State) {
         let medium = Arc::clone(&self.recorder) as Arc<dyn Medium>;
         self.arena = Arena::open(medium, MACHINE).unwrap();
-        assert_eq!(self.arena.found(), standing.handover.as_deref());
+        assert_eq!(self.arena.found(), standing.handover);
         self.live = State { handover: None, objects: standing.objects.clone() };
         for (handle, bytes) in &self.live.objects {
             match self.arena.bytes(Handle(*handle)) {
@@ -304,7 +304,7 @@ fn crash(
 fn recover(scene: &mut Scene, other: &mut Scene, state: &State, random: &mut Random, what: &str) {
     let recorder = Arc::clone(&scene.recorder);
     let arena = Arena::open(Arc::clone(&recorder) as Arc<dyn Medium>, MACHINE).unwrap();
-    assert_eq!(arena.found(), state.handover.as_deref());
+    assert_eq!(arena.found(), state.handover);
     let mut log = recorder.take_log();
     let done = random.below(log.len() + 1);
     let left = other.crash(&scene.image, &log, done, random);

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use luo::protocol::{
-    Finish, Info, MAX_DESCRIPTORS, Nothing, Preserve, Preserved, Refused, Retrieve, Retrieved,
-    SESSION, Unclaimed, Unpreserve, Unpreserved,
+    Allocate, Allocated, Finish, Info, MAX_DESCRIPTORS, Nothing, Preserve, Preserved, Range,
+    Refused, Retrieve, Retrieved, SESSION, Unclaimed, Unpreserve, Unpreserved,
 };
 use luo_carriers::HostFile;
 use luo_core::{
@@ -29,11 +29,14 @@ const RETRIEVE_DEADLINE: Duration = Duration::from_secs(120);
 pub(crate) struct SessionService {
     host: Rc<Host>,
     id: SessionId,
+    /// The process that made the connection may have descriptors of the arena, which reach all of
+    /// it.
+    may_reach_arena: bool,
 }
 
 impl SessionService {
-    pub(super) fn new(host: Rc<Host>, id: SessionId) -> Self {
-        Self { host, id }
+    pub(super) fn new(host: Rc<Host>, id: SessionId, may_reach_arena: bool) -> Self {
+        Self { host, id, may_reach_arena }
     }
 
     fn answer(&self, call: &Call<'_>, descriptors: Given) -> Result<Pending, Reply> {
@@ -46,6 +49,7 @@ impl SessionService {
         Ok(match method {
             "GetInfo" => Pending::Ready(or_refused(self.info())),
             "Preserve" => self.preserve(&call.parameters()?, descriptors),
+            "Allocate" => self.allocate(call.parameters()?),
             "Unpreserve" => self.unpreserve(&call.parameters()?),
             "Retrieve" => self.retrieve(call.parameters()?),
             "Prepare" => self.event(Event::Prepare),
@@ -152,6 +156,65 @@ impl SessionService {
         })
     }
 
+    fn allocate(&self, parameters: Allocate) -> Pending {
+        let (host, id, may_reach_arena) = (Rc::clone(&self.host), self.id, self.may_reach_arena);
+        later(async move {
+            let _busy = host.busy_when_resumed().await;
+            let none = |reason: &str| {
+                let reason = Some(reason.to_owned());
+                Ok(Reply::new(&Allocated { range: None, reason }))
+            };
+            if !host.carriers.has_arena() {
+                return none("luod has no arena");
+            }
+            if !may_reach_arena {
+                return none("the arena is for luod's own user and root only");
+            }
+            let token = Token(parameters.token);
+            let key = FileKey { session: id, side: Side::Outgoing, token };
+            let request = parameters.request.unwrap_or(0);
+            let repeated = host.persisted.borrow_mut().made_before(id, request);
+            let made_before = repeated.is_some_and(|tokens| tokens.values().any(|t| *t == token));
+            let file = if made_before { host.core.borrow().file_ref(key) } else { None };
+            let file = match file {
+                Some(file) => file,
+                None => {
+                    let lent = host.carriers.lend(parameters.length).await;
+                    host.close_arena_after_use();
+                    let file = match lent {
+                        Ok(file) => file,
+                        Err(failure) => {
+                            tracing::info!(reason = failure.reason(), "no memory in the arena");
+                            return none(failure.reason());
+                        }
+                    };
+                    let criticality = match parameters.required {
+                        Some(false) => Criticality::Optional,
+                        _ => Criticality::Required,
+                    };
+                    host.core.borrow_mut().preserve(id, Some(token), file.clone(), criticality)?;
+                    let extra = FileExtra { request, index: 0 };
+                    host.persisted.borrow_mut().made_by(key, extra);
+                    file
+                }
+            };
+            let Some(range) = file.lent() else {
+                return Err(Refusal::new(Errno::Io, "the memory does not tell where it is"));
+            };
+            if let Err(refusal) = host.commit().await {
+                // luod never holds a file of a refused request.
+                if !made_before && let Err(error) = host.core.borrow_mut().unpreserve(id, token) {
+                    tracing::warn!(%error, "memory that could not be kept stays");
+                }
+                host.commit();
+                return Err(refusal);
+            }
+            let range = Range { offset: range.offset, length: range.len };
+            let reply = Allocated { range: Some(range), reason: None };
+            Ok(Reply::new(&reply).with(vec![Descriptor::Shared(file)]))
+        })
+    }
+
     fn unpreserve(&self, parameters: &Unpreserve) -> Pending {
         let mut reply = Unpreserved::default();
         for (index, token) in parameters.tokens.iter().enumerate() {
@@ -175,7 +238,7 @@ impl SessionService {
             );
             return Pending::Ready(Reply::refused_by_session(Refusal::new(Errno::TooBig, reason)));
         }
-        let (host, id) = (Rc::clone(&self.host), self.id);
+        let (host, id, may_reach_arena) = (Rc::clone(&self.host), self.id, self.may_reach_arena);
         later(async move {
             let _busy = host.busy_when_resumed().await;
             let deadline = Instant::now() + RETRIEVE_DEADLINE;
@@ -200,6 +263,12 @@ impl SessionService {
             let mut given = Vec::with_capacity(answers.len());
             for (index, (token, answer)) in parameters.tokens.iter().zip(answers).enumerate() {
                 match answer {
+                    Some(Ok(file)) if file.lent().is_some() && !may_reach_arena => {
+                        let reason = "it is memory in the arena, whose descriptor reaches all of \
+                                      the arena: it is given to luod's own user and root only";
+                        let refusal = Refusal::new(Errno::Perm, reason);
+                        reply.refused.push(refused(index, Some(Token(*token)), refusal));
+                    }
                     Some(Ok(file)) => {
                         // Noted before they are sent: a client that has them may finish, whichever
                         // worker it comes to. One that did not get them asks again.
