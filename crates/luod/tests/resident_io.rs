@@ -28,7 +28,7 @@ fn an_update_of_resident_memory_writes_metadata_alone() {
     let shop = luod.session("shop");
     let memory = shop.allocate(1, 64 * MIB).unwrap();
     assert!(memory.is_resident());
-    let pattern: Vec<u8> = (0..MIB).map(|at| (at * at >> 5) as u8 | 1).collect();
+    let pattern: Vec<u8> = (0..MIB).map(|at| ((at * at) >> 5) as u8 | 1).collect();
     for at in (0..64 * MIB).step_by(MIB as usize) {
         memory.write_at(at, &pattern).unwrap();
     }

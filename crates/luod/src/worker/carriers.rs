@@ -362,6 +362,10 @@ impl Keep<HostFile> for RoutedIn<'_> {
         self.routed.refresh_memory(handle, memory, len)
     }
 
+    fn keep_resident(&self, memory: &HostFile) -> Result<Handle, Failure> {
+        self.keep.keep_resident(memory)
+    }
+
     fn keep_bytes(&self, bytes: &[u8]) -> Result<Handle, Failure> {
         self.keep.keep_bytes(bytes)
     }
