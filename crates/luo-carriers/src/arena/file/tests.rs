@@ -216,7 +216,7 @@ fn an_arena_in_a_mapped_medium_is_one_as_any_other() {
     again.read_exact_at(&mut bytes, 0).unwrap();
     std::fs::write(path.path(), bytes).unwrap();
     let arena = path.open().unwrap();
-    assert_eq!(arena.found(), Some(&b"handover"[..]));
+    assert_eq!(arena.found().as_deref(), Some(&b"handover"[..]));
     assert_eq!(arena.bytes(kept).unwrap(), [7; 100_001]);
 }
 
@@ -280,7 +280,7 @@ fn live(mounted: &Path, way: &str) {
     View::read(&look, None).unwrap().check(&look, true, &|_, _| Ok(())).unwrap();
     let medium = FileMedium::open(&path, Access::Exclusive).unwrap();
     let arena = Arena::open(Arc::new(medium), MACHINE).unwrap();
-    assert_eq!(arena.found(), Some(&b"handover"[..]));
+    assert_eq!(arena.found().as_deref(), Some(&b"handover"[..]));
     assert!(arena.bytes(kept).unwrap() == bytes);
     println!("it was all there");
 }
