@@ -301,3 +301,6 @@ fn range(extent: Extent) -> FileRange {
 fn unlocked(error: std::io::Error) -> Failure {
     io_failure(error, "the arena's file cannot be locked")
 }
+
+#[cfg(test)]
+mod tests;

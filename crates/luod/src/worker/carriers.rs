@@ -139,6 +139,7 @@ impl Carriers {
             liveupdate,
             lending: Cell::default(),
             copying,
+            lending: Cell::default(),
         }
     }
 
@@ -360,6 +361,10 @@ impl Keep<HostFile> for RoutedIn<'_> {
 
     fn refresh_memory(&self, handle: Handle, memory: &HostFile, len: u64) -> Result<(), Failure> {
         self.routed.refresh_memory(handle, memory, len)
+    }
+
+    fn keep_resident(&self, memory: &HostFile) -> Result<Handle, Failure> {
+        self.keep.keep_resident(memory)
     }
 
     fn keep_bytes(&self, bytes: &[u8]) -> Result<Handle, Failure> {

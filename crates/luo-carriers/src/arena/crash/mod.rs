@@ -23,7 +23,9 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::copy;
 use super::file::FileMedium;
-use super::medium::Medium;
+use super::io_failure;
+use super::medium::{Extent, Medium};
+use super::resident::Reserved;
 use super::store::Arena;
 use super::view::{View, cause};
 use medium::{Loss, Op, Recorder, after_crash};
@@ -107,6 +109,11 @@ fn read(medium: &dyn Medium) -> Result<State, Failure> {
     Ok(State { handover, objects })
 }
 
+/// Nothing, where there was no room for it.
+fn full<T>(failure: Failure) -> Result<Option<T>, Failure> {
+    if failure.errno() == Errno::NoSpc { Ok(None) } else { Err(failure) }
+}
+
 /// An arena, and what is expected of it.
 struct Life {
     arena: Arena,
@@ -135,11 +142,8 @@ impl Life {
 
     /// Objects come, change and go. What fails for want of room is left out.
     fn work(&mut self) -> Result<(), Failure> {
-        let full = |failure: Failure| {
-            if failure.errno() == Errno::NoSpc { Ok(None) } else { Err(failure) }
-        };
         for _ in 0..self.random.below(6) {
-            match self.random.below(5) {
+            match self.random.below(6) {
                 0 | 1 => {
                     let len = self.random.below(60_000);
                     let bytes = self.random.bytes(len);
@@ -160,6 +164,14 @@ impl Life {
                     }
                 }
                 3 => {
+                    let len = 1 + self.random.below(60_000);
+                    if let Some(reserved) =
+                        self.arena.reserve(len as u64).map(Some).or_else(full)?
+                    {
+                        self.keep_resident(&reserved)?;
+                    }
+                }
+                4 => {
                     if let Some(handle) = self.random_handle() {
                         self.renew(handle)?;
                     }
@@ -172,6 +184,30 @@ impl Life {
             }
         }
         Ok(())
+    }
+
+    /// Memory that is written where it lies, before and after it is kept.
+    fn keep_resident(&mut self, reserved: &Reserved) -> Result<(), Failure> {
+        let Extent { offset, len } = reserved.extent();
+        let mut found = vec![1; len as usize];
+        self.recorder.read_at(offset, &mut found).unwrap();
+        assert!(found.iter().all(|byte| *byte == 0), "what was there before is seen");
+        let mut bytes = self.random.bytes(len as usize);
+        self.recorder.write_at(offset, &bytes).map_err(|error| io_failure(error, "written"))?;
+        match self.arena.keep_reserved(reserved) {
+            Ok(handle) => {
+                assert_eq!(self.arena.keep_reserved(reserved).unwrap_err().errno(), Errno::Busy);
+                bytes[0] = 3;
+                if let Err(error) = self.recorder.write_at(offset, &bytes[..1]) {
+                    self.arena.remove(handle);
+                    return Err(io_failure(error, "written"));
+                }
+                self.live.objects.insert(handle.0, bytes);
+                Ok(())
+            }
+            Err(failure) if failure.errno() == Errno::NoSpc => Ok(()),
+            Err(failure) => Err(failure),
+        }
     }
 
     fn remove(&mut self, handle: u64) {
@@ -227,10 +263,10 @@ impl Life {
         for (handle, bytes) in &self.live.objects {
             match self.arena.bytes(Handle(*handle)) {
                 Ok(found) => assert_eq!(found, *bytes),
-                Err(_) => assert_eq!(
-                    self.arena.memory(Handle(*handle)).unwrap().len(),
-                    bytes.len() as u64
-                ),
+                Err(_) => {
+                    let stored = self.arena.stored(Handle(*handle)).unwrap();
+                    assert_eq!(stored.object.len, bytes.len() as u64);
+                }
             }
         }
     }
