@@ -1,5 +1,5 @@
 //! A medium that is a file or a device; which kinds there are, and how each is read, written and
-//! flushed, says [`kind`](super::kind).
+//! flushed, says `kind`.
 //!
 //! Invariants: one luod at a time has it open for writing (`flock(2)`); its size is what it was
 //! when it was opened, and all of that is allocated before anything is kept in it.
