@@ -155,6 +155,7 @@ impl Carriers {
     /// The names that a request can have.
     pub(crate) fn names(&self) -> Vec<&'static str> {
         let mut names = vec!["keeper"];
+        names.extend(self.liveupdate().map(|_| "liveupdate"));
         names.extend(self.has_arena().then_some("arena"));
         names
     }
