@@ -146,6 +146,7 @@ impl Carriers {
     /// The names that a request can have.
     pub(crate) fn names(&self) -> Vec<&'static str> {
         let mut names = vec!["keeper"];
+        names.extend(self.liveupdate().is_some().then_some("liveupdate"));
         names.extend(self.has_arena().then_some("arena"));
         names
     }

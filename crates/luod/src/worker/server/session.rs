@@ -8,6 +8,7 @@ use luo::protocol::{
     Finish, Info, MAX_DESCRIPTORS, Nothing, Preserve, Preserved, Refused, Retrieve, Retrieved,
     SESSION, Unclaimed, Unpreserve, Unpreserved,
 };
+use luo_abi::TimelinePhase;
 use luo_carriers::HostFile;
 use luo_core::{
     Criticality, Errno, Event, FileKey, FinishOptions, Retrieval, Scope, SessionId, Side, Token,
@@ -179,6 +180,7 @@ impl SessionService {
         later(async move {
             let _busy = host.busy_when_resumed().await;
             let deadline = Instant::now() + RETRIEVE_DEADLINE;
+            let began = std::time::Instant::now();
             let mut answers: Vec<Option<Result<HostFile, Refusal>>> = Vec::new();
             answers.resize_with(parameters.tokens.len(), || None);
             loop {
@@ -212,6 +214,9 @@ impl SessionService {
                     }
                     None => {}
                 }
+            }
+            if !given.is_empty() {
+                host.time_session(TimelinePhase::Retrieve, id, began);
             }
             host.commit();
             Ok(Reply::new(&reply).with(given))
