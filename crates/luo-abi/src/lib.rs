@@ -31,4 +31,4 @@ pub use names::{
     COMPATIBLE_MAX, NAME_MAX, NameError, check_compatible, check_name, is_compatible_byte,
     is_name_byte,
 };
-pub use words::{Arrival, Criticality, Event, Level, OnClose, Owner, Side, State};
+pub use words::{Arrival, Criticality, Event, Level, OnClose, Owner, Side, State, TimelinePhase};

@@ -5,11 +5,12 @@
 //! here; the writing of the old one then moves to where the old version is still written.
 
 use luo_abi::{
-    Criticality, Event, Level, OnClose, Owner, Side, State,
+    Criticality, Event, Level, OnClose, Owner, Side, State, TimelinePhase,
     handover::{File, FilesTree, MachineTree, Session, Subsystem, write_files, write_machine},
     record::{
-        FileRecord, Incoming, MachineRecord, MemfdRecord, Record, RememberedFailure, SessionRecord,
-        SharedRecord, SubsystemData, SubsystemRecord,
+        FileRecord, Incoming, MachineRecord, MemfdRecord, Reading, Record, RememberedFailure,
+        SessionRecord, SharedRecord, SubsystemData, SubsystemRecord, TimelineArrival, TimelineName,
+        TimelineRecord, TimelineSpan,
     },
 };
 
@@ -145,6 +146,35 @@ fn file_record_v1() {
     };
     assert_eq!(record.encode().unwrap(), golden);
     assert_eq!(Record::decode(golden), Ok(Record::File(record)));
+}
+
+#[test]
+fn timeline_v1() {
+    let golden = include_bytes!("golden/timeline-v1.bin");
+    let reading = |realtime, boottime| Reading { realtime, boottime };
+    let name = |name: &'static str, participant| TimelineName { name: name.into(), participant };
+    let span = |phase, name, began, length| TimelineSpan { phase, name, began, length };
+    let record = TimelineRecord {
+        number: 3,
+        carrier: "arena".into(),
+        boot: [0xab; 16],
+        frozen: reading(1_800_000_000_000_000, 86_400_000_000),
+        kept: reading(1_800_000_000_250_000, 86_400_250_000),
+        arrival: Some(TimelineArrival {
+            boot: [0xcd; 16],
+            began: reading(1_800_000_003_000_000, 1_500_000),
+            last: reading(1_800_000_004_000_000, 2_500_000),
+        }),
+        unlisted: 2,
+        names: vec![name("web cache", false), name("db", true)],
+        spans: vec![
+            span(TimelinePhase::Freeze, None, 86_400_000_000, 250_000),
+            span(TimelinePhase::Freeze, Some(1), 86_400_100_000, 100_000),
+            span(TimelinePhase::Claim, Some(0), 1_600_000, 500),
+        ],
+    };
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(Record::decode(golden), Ok(Record::Timeline(record)));
 }
 
 #[test]

@@ -83,7 +83,9 @@ impl<F: File> Orchestrator<F> {
         MachineRecord {
             state: self.state,
             transition: status.transition,
-            departed: self.departed || status.transition == Some(Event::Depart),
+            // Until an arrival has ended all of it is in the handover, and only part of it in records.
+            departed: self.departed
+                || matches!(status.transition, Some(Event::Depart | Event::Arrive)),
             carrier: self.carrier,
             number: self.number,
             next_session: self.sessions.next,
@@ -220,8 +222,11 @@ impl<F: File> Orchestrator<F> {
         for sub in record.subsystems {
             let there = self.subsystems.iter().find(|s| s.name == sub.name).map(|s| s.id);
             let id = there.unwrap_or_else(|| {
-                let options =
-                    SubsystemOptions { criticality: sub.criticality, concurrent: sub.concurrent };
+                let options = SubsystemOptions {
+                    criticality: sub.criticality,
+                    concurrent: sub.concurrent,
+                    last: false,
+                };
                 self.add_sub(sub.name.clone(), SubKind::Awaited, options)
             });
             order.push(id);

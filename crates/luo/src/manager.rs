@@ -8,7 +8,9 @@ use crate::client;
 use crate::drive::until;
 use crate::error::Error;
 use crate::options::Options;
-use crate::protocol::{Event, FileInfo, Report, SessionInfo, Status, Unclaimed, Upgraded, Watched};
+use crate::protocol::{
+    Event, FileInfo, Report, SessionInfo, Status, Timeline, Unclaimed, Upgraded, Watched,
+};
 
 /// A connection to luod itself, with an API that blocks.
 ///
@@ -44,6 +46,15 @@ impl Manager {
     /// See the type.
     pub fn status(&self) -> Result<Status, Error> {
         now(self.client.status())
+    }
+
+    /// How long the last live update that arrived here took; `None` where there was none, or it was
+    /// not measured.
+    ///
+    /// # Errors
+    /// See the type. A luod before this method says that it does not know it.
+    pub fn timeline(&self) -> Result<Option<Timeline>, Error> {
+        now(self.client.timeline())
     }
 
     /// All sessions that this user may see.

@@ -198,6 +198,12 @@ pub(crate) enum Command {
         #[arg(long)]
         accept_unknown: bool,
     },
+    /// Write how long the last live update took, as an HTML page with a time line.
+    Report {
+        /// The page's file. Default: standard output.
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// Print completions for a shell.
     Completions {
         /// The shell.

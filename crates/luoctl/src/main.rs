@@ -24,6 +24,7 @@ mod manual;
 mod output;
 mod progress;
 mod reboot;
+mod report;
 mod status;
 mod upgrade;
 mod watch;
@@ -104,6 +105,9 @@ fn run(cli: &Cli, output: &mut Output) -> Result<(), Failure> {
                 deadline: cli.global.deadline,
             };
             reboot::run(&connect(Context::Reboot)?, wanted, output)
+        }
+        Command::Report { output: file } => {
+            report::run(&connect(Context::Asking)?, file.as_deref(), output)
         }
         Command::Completions { shell } => manual::completions(*shell, output),
         Command::Man { directory } => manual::pages(directory.as_deref(), output),

@@ -230,6 +230,9 @@ pub struct Status {
     pub transition: Option<String>,
     /// Completed live updates.
     pub liveupdate_number: u64,
+    /// The one that `GetTimeline` tells of, where one was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<u64>,
     /// Sessions.
     pub sessions: u64,
     /// Files in them.

@@ -24,6 +24,7 @@ fn status() -> Status {
         state: State::Normal,
         transition: None,
         liveupdate_number: 0,
+        measured: None,
         sessions: 0,
         files: 0,
         pinned: 0,

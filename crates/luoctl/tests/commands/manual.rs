@@ -2,7 +2,7 @@ use std::fs;
 
 use crate::run::alone;
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "status",
     "sessions",
     "files",
@@ -19,6 +19,7 @@ const COMMANDS: [&str; 17] = [
     "arena",
     "kexec",
     "reboot",
+    "report",
     "completions",
 ];
 
@@ -37,7 +38,7 @@ fn every_command_has_a_page() {
     let directory = tempfile::tempdir().unwrap();
     let pages = directory.path().join("made/man1");
     let said = alone(&["man", pages.to_str().unwrap()]).good();
-    assert_eq!(said, format!("25 man pages written to {}.\n", pages.display()));
+    assert_eq!(said, format!("26 man pages written to {}.\n", pages.display()));
     let mut names: Vec<String> = fs::read_dir(&pages)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

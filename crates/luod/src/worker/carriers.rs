@@ -139,7 +139,6 @@ impl Carriers {
             liveupdate,
             lending: Cell::default(),
             copying,
-            lending: Cell::default(),
         }
     }
 

@@ -18,10 +18,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use luo::protocol::{self, Event};
+use luo_abi::TimelinePhase;
 use luo_carriers::HostFile;
 use luo_core::{
-    Call, CallId, CallKind, CarrierId, Error, Failure, FinishOptions, Location, Notice,
-    Orchestrator, Outcome, Owner, Phase, Report, SessionId, SessionInfo, TransitionId,
+    Call, CallId, CallKind, CarrierId, Error, Event as CycleEvent, Failure, FinishOptions,
+    Location, Notice, Orchestrator, Outcome, Owner, Phase, Report, Scope, SessionId, SessionInfo,
+    TransitionId,
 };
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 use tokio::task::AbortHandle;
@@ -29,11 +31,12 @@ use tokio::task::AbortHandle;
 use super::access::Access;
 use super::carriers::{Carriers, Shared};
 use super::clients::Clients;
-use super::custody::{Custody, Ticket};
+use super::custody::{Custody, Ticket, space};
 use super::participants::Participants;
 use super::persist::Persisted;
 use super::refusal::Refusal;
 use super::sessions::Holders;
+use super::timeline::{self, Timeline};
 use super::timing::{Timings, micros};
 use super::upgrade::Upgrades;
 use crate::config::Config;
@@ -169,6 +172,7 @@ pub(crate) struct Host {
     pub(crate) custody: Custody,
     pub(crate) carriers: Carriers,
     pub(crate) persisted: RefCell<Persisted>,
+    pub(crate) timeline: Timeline,
     pub(crate) holders: RefCell<Holders>,
     pub(crate) participants: RefCell<Participants>,
     pub(crate) clients: Clients,
@@ -203,6 +207,7 @@ impl Host {
         carriers: Carriers,
         persisted: Persisted,
         departed: Option<CarrierId>,
+        timeline: Timeline,
     ) -> Rc<Self> {
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
         let clients = Clients::new(config.clients.connections_per_user);
@@ -213,6 +218,7 @@ impl Host {
             custody,
             carriers,
             persisted: RefCell::new(persisted),
+            timeline,
             holders: RefCell::default(),
             participants: RefCell::default(),
             clients,
@@ -301,6 +307,7 @@ impl Host {
         start: impl FnOnce(&mut Orchestrator<HostFile>) -> Result<TransitionId, Error>,
     ) -> Result<Awaited, Refusal> {
         let id = start(&mut self.core.borrow_mut())?;
+        self.time_machine(id);
         let (waiter, waiting) = oneshot::channel();
         // A cancel of what is going on is that transition: both wait for its end.
         self.transitions
@@ -315,6 +322,68 @@ impl Host {
             .push(waiter);
         self.pump();
         Ok(Awaited(waiting))
+    }
+
+    /// The machine's own transitions are timed for both sides of its update.
+    fn time_machine(&self, id: TransitionId) {
+        if self.transitions.borrow().contains_key(&id) {
+            return;
+        }
+        let core = self.core.borrow();
+        let (number, carrier) = (core.number() + 1, self.carriers.name(core.carrier()));
+        match core.status().transition {
+            Some(CycleEvent::Prepare) => self.timeline.prepares(number, carrier),
+            Some(CycleEvent::Freeze) => self.timeline.freezes(number, carrier),
+            _ => {}
+        }
+    }
+
+    /// Before the call that writes the times down: what was timed so far goes along.
+    fn note_times(&self, call: &Call<HostFile>) {
+        let is_it = call.phase() == Phase::Freeze
+            && call.location().subsystem.as_ref().is_some_and(|name| **name == *timeline::NAME);
+        let transitions = self.transitions.borrow();
+        let transition = call.transition().filter(|_| is_it).and_then(|id| transitions.get(&id));
+        if let Some(transition) = transition {
+            self.timeline.frozen(transition.timings.parts());
+        }
+    }
+
+    /// A transition has ended: what of it belongs to a live update's times.
+    fn time_ended(&self, report: &Report, timings: Option<&Timings>, total: Duration) {
+        let began = timings.map_or_else(Instant::now, Timings::began);
+        let done = report.result.is_ok();
+        let (event, scope) = (report.event, report.scope);
+        match (event, scope) {
+            (CycleEvent::Prepare, Scope::Machine) if done => {
+                self.timeline.prepared(timings.map(Timings::parts).unwrap_or_default());
+            }
+            (CycleEvent::Prepare | CycleEvent::Freeze, Scope::Machine) if !done => {
+                self.timeline.cancelled();
+            }
+            (CycleEvent::Cancel, Scope::Machine) => self.timeline.cancelled(),
+            (CycleEvent::Arrive, Scope::Machine) if done => {
+                self.timeline.took(TimelinePhase::Arrive, None, began, total);
+            }
+            (CycleEvent::Finish, Scope::Machine) if done => {
+                self.timeline.took(TimelinePhase::Finish, None, began, total);
+            }
+            (CycleEvent::Finish, Scope::Session(id)) if done => {
+                self.time_session(TimelinePhase::Finish, id, began);
+            }
+            _ => {}
+        }
+    }
+
+    /// Something was done for a session, from `began` to now: told of the machine's update alone.
+    pub(crate) fn time_session(&self, phase: TimelinePhase, id: SessionId, began: Instant) {
+        let core = self.core.borrow();
+        if core.status().state != luo_core::State::Updated {
+            return;
+        }
+        if let Some(info) = core.session(id) {
+            self.timeline.took(phase, Some(&info.name), began, began.elapsed());
+        }
     }
 
     /// Finishes a session's live update. The request is noted with the records of its end, and
@@ -387,7 +456,10 @@ impl Host {
                         left -= 1;
                         self.call_quickly(&call);
                     }
-                    Some(call) => local.push(call),
+                    Some(call) => {
+                        self.note_times(&call);
+                        local.push(call);
+                    }
                     None => break,
                 }
             }
@@ -436,6 +508,11 @@ impl Host {
         let mut core = self.core.borrow_mut();
         let mut holders = self.holders.borrow_mut();
         self.persisted.borrow_mut().write(&mut core, &mut holders, &self.custody);
+        if let Some(bytes) = self.timeline.take_changed() {
+            let key = self.custody.keys(space::TIMELINE).first().copied();
+            let key = key.unwrap_or_else(|| self.custody.allocate(space::TIMELINE));
+            self.custody.put(key, &bytes, &[]);
+        }
         self.custody.commit()
     }
 
@@ -627,6 +704,7 @@ impl Host {
             }
             None => (Duration::ZERO, None, Vec::new(), Purpose::Own),
         };
+        self.time_ended(&report, timings.as_ref(), total);
         if let (Purpose::Finish(id, request), Ok(())) = (purpose, &report.result) {
             self.persisted.borrow_mut().session_extra(id).finished_by = request;
         }

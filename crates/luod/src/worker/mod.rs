@@ -28,6 +28,7 @@ mod restore;
 mod server;
 mod sessions;
 mod through;
+mod timeline;
 mod timing;
 mod upgrade;
 
@@ -39,7 +40,9 @@ use std::time::Duration;
 
 use luo_abi::keeper::Role;
 use luo_carriers::liveupdate::LiveUpdateCarrier;
-use luo_core::{CarrierId, Event as CycleEvent, Failure};
+use luo_core::{
+    CarrierId, Criticality, Event as CycleEvent, Failure, SubsystemKind, SubsystemOptions,
+};
 
 use crate::config::Config;
 use crate::store::{Event, Events, Store, StoreError, Table};
@@ -227,8 +230,23 @@ async fn restore(
     let restored = Loaded::read(&custody)
         .restore(config, &custody, &carriers, false)
         .map_err(WorkerError::Restore)?;
-    let Restored { core, persisted, held, departed, failed, unknown } = restored;
-    let host = Host::new(config.clone(), core, custody, carriers, persisted, departed);
+    let Restored { mut core, persisted, held, departed, failed, unknown } = restored;
+    let timeline = timeline::Timeline::default();
+    let registered = core.register_subsystem(
+        timeline::NAME,
+        SubsystemKind::Local(Arc::new(timeline::Kept(timeline.clone()))),
+        SubsystemOptions { criticality: Criticality::Optional, concurrent: false, last: true },
+    );
+    if let Err(error) = registered {
+        tracing::warn!(%error, "how long updates take is not measured");
+    }
+    for key in custody.keys(custody::space::TIMELINE) {
+        let found = custody.get(key).map(|slot| timeline.restore(&slot.record));
+        if let Some(Err(error)) = found {
+            tracing::warn!(%error, "how long the last live update took is not known any more");
+        }
+    }
+    let host = Host::new(config.clone(), core, custody, carriers, persisted, departed, timeline);
     for (id, server) in held {
         if let Err(refusal) = host.watch_holder(id, server, false) {
             tracing::warn!(reason = refusal.reason(), "a session is held by nobody from here on");
@@ -247,6 +265,7 @@ impl Host {
     /// Takes up the handover of a machine that has departed, or undoes what was cut short.
     async fn take_up_or_resume(self: &Rc<Self>) -> Result<(), String> {
         if let Some(carrier) = self.departed {
+            self.timeline.arrives();
             let arrived = self.run_through(CycleEvent::Arrive, carrier).await;
             arrived.map_err(|refusal| format!("not arrived: {}", refusal.reason()))?;
             self.tell("state", None, "arrived".to_owned());

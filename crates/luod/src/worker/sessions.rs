@@ -23,6 +23,7 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use luo::protocol::CONNECT_PACKET;
+use luo_abi::TimelinePhase;
 use luo_carriers::{HostFile, closer};
 use luo_core::{
     Errno, Event, FinishOptions, OnClose, Scope, SessionId, SessionInfo, State, UnclaimedFiles,
@@ -409,6 +410,7 @@ impl Host {
             let _ = tokio::time::timeout_at(look, changed).await;
         };
         let id = claiming.id;
+        let began = std::time::Instant::now();
         let brought = self.bring_back(id).await;
         // What it has changed is kept with the rest below, or where it failed, now.
         brought.inspect_err(|_| drop(self.commit()))?;
@@ -422,6 +424,7 @@ impl Host {
             }
         };
         drop(claiming);
+        self.time_session(TimelinePhase::Claim, id, began);
         self.commit().await?;
         self.tell("session", Some(name.to_owned()), format!("claimed by process {}", peer.pid));
         Ok((id, client))

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use luo::protocol::{
     self, Answer, ClaimSession, CreateSession, FileInfo, FileList, FinishMachine, Handover,
-    ListFiles, MANAGER, Nothing, Participate, ReleaseSession, Report, Reported, SessionGiven,
-    SessionInfo, SessionList, Status, SubsystemInfo, Through, Upgrade, Watched,
+    LastTimeline, ListFiles, MANAGER, Nothing, Participate, ReleaseSession, Report, Reported,
+    SessionGiven, SessionInfo, SessionList, Status, SubsystemInfo, Through, Upgrade, Watched,
 };
 use luo_core::{
     CarrierId, Criticality, Errno, Event, FileKey, FinishOptions, Incoming, OnClose, Policy, Scope,
@@ -28,6 +28,7 @@ use crate::worker::carriers::LIVEUPDATE;
 use crate::worker::host::{Host, Told, state};
 use crate::worker::refusal::Refusal;
 use crate::worker::sessions::{is_stream, now_seconds};
+use crate::worker::timeline::measure::measure;
 use crate::worker::upgrade::LAST_WORDS;
 
 /// Files in one part of a list.
@@ -122,6 +123,7 @@ impl ManagerService {
         let host = Rc::clone(&self.host);
         Ok(match method {
             "GetStatus" => Pending::Ready(Reply::new(&self.status())),
+            "GetTimeline" => Pending::Ready(Reply::new(&self.timeline())),
             "ListSessions" => Pending::Ready(Reply::new(&self.sessions())),
             "ListFiles" => self.files(&call.parameters()?, call.more),
             "CreateSession" => self.create(call.parameters()?, first_connection(descriptors)?),
@@ -218,6 +220,7 @@ impl ManagerService {
             state: state(machine.state),
             transition: machine.transition.map(|event| event.name().to_owned()),
             liveupdate_number: core.number(),
+            measured: self.host.timeline.record().map(|record| record.number),
             sessions,
             files,
             pinned: core.pinned(),
@@ -230,6 +233,23 @@ impl ManagerService {
                 bytes: limits.bytes,
             },
         }
+    }
+
+    /// Others' sessions are told to nobody but operators.
+    fn timeline(&self) -> LastTimeline {
+        let mut timeline = self.host.timeline.record().as_ref().and_then(measure);
+        if !self.host.access.is_operator(self.peer)
+            && let Some(timeline) = &mut timeline
+        {
+            let may_see = |name: &str| self.host.session_for(name, self.peer).is_ok();
+            timeline.spans.retain(|span| span.session.as_deref().is_none_or(may_see));
+            if let Some(blackout) = &mut timeline.blackout
+                && !may_see(&blackout.session)
+            {
+                blackout.session.clear();
+            }
+        }
+        LastTimeline { timeline }
     }
 
     fn sessions(&self) -> SessionList {
@@ -534,7 +554,7 @@ impl ManagerService {
                 return Pending::Ready(Reply::refused_by_manager(refusal));
             }
         }
-        let options = SubsystemOptions { criticality, concurrent: true };
+        let options = SubsystemOptions { criticality, concurrent: true, last: false };
         let registered =
             host.core.borrow_mut().register_subsystem(&name, SubsystemKind::Remote, options);
         if let Err(error) = registered {

@@ -8,6 +8,7 @@ use luo::protocol::{
     Allocate, Allocated, Finish, Info, MAX_DESCRIPTORS, Nothing, Preserve, Preserved, Range,
     Refused, Retrieve, Retrieved, SESSION, Unclaimed, Unpreserve, Unpreserved,
 };
+use luo_abi::TimelinePhase;
 use luo_carriers::HostFile;
 use luo_core::{
     Criticality, Errno, Event, FileKey, FinishOptions, Retrieval, Scope, SessionId, Side, Token,
@@ -242,6 +243,7 @@ impl SessionService {
         later(async move {
             let _busy = host.busy_when_resumed().await;
             let deadline = Instant::now() + RETRIEVE_DEADLINE;
+            let began = std::time::Instant::now();
             let mut answers: Vec<Option<Result<HostFile, Refusal>>> = Vec::new();
             answers.resize_with(parameters.tokens.len(), || None);
             loop {
@@ -281,6 +283,9 @@ impl SessionService {
                     }
                     None => {}
                 }
+            }
+            if !given.is_empty() {
+                host.time_session(TimelinePhase::Retrieve, id, began);
             }
             host.commit();
             Ok(Reply::new(&reply).with(given))
