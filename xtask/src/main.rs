@@ -1,13 +1,13 @@
-//! The workspace's own tool: `cargo xtask demo`, `test`, `bench`, `dist`.
+//! The workspace's own tool: `cargo xtask demo`, `test`, `bench`, `lab`, `dist`.
 //!
 //! One module a subcommand. A new one is a module with `Args` and `run`, a variant of [`Command`]
 //! and a line in [`main`]. What several of them need is in [`failure`], [`proc`] and
 //! [`workspace`].
 //!
 //! Invariants:
-//! - A subcommand changes nothing outside `target/` and `dist/`, but for two: `test` installs
-//!   missing tools on Debian as root (`--no-install` forbids it), `bench` writes
-//!   `docs/benchmarks.md`.
+//! - A subcommand changes nothing outside `target/` and `dist/`, but for three: `test` and `lab` install
+//!   missing tools on Debian as root (`--no-install` forbids it), `lab` keeps kernels in a cache
+//!   (see [`lab`]), `bench` writes `docs/benchmarks.md`.
 //! - What could not be run is named, with the reason; it never counts as passed.
 
 use std::process::ExitCode;
@@ -22,6 +22,7 @@ mod deny;
 mod dist;
 mod docs;
 mod failure;
+mod lab;
 mod packaging;
 mod proc;
 mod soak;
@@ -46,6 +47,8 @@ enum Command {
     Bench(bench::Args),
     /// Play the tests that draw their cases by chance for long, with new seeds.
     Soak(soak::Args),
+    /// Replace kernels in virtual machines: tests, a shell.
+    Lab(lab::Args),
     /// Build the release tarball into dist/.
     Dist(dist::Args),
     /// A part that a benchmark runs as a process of its own.
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&workspace, &args),
         Command::Bench(args) => bench::run(&workspace, &args),
         Command::Soak(args) => soak::run(&workspace, &args),
+        Command::Lab(args) => lab::run(&workspace, &args),
         Command::Dist(args) => dist::run(&workspace, &args),
         Command::Helper(args) => bench::helper::run(&args),
     });

@@ -96,16 +96,24 @@ pub struct Where {
     pub socket: Option<PathBuf>,
     /// How long to wait for the process before.
     pub patience: Duration,
+    /// How long luod may take for one call; much data from a slow carrier takes long.
+    pub deadline: Duration,
 }
 
 impl Where {
-    /// The session of this name at the default socket; the process before is waited for a minute.
+    /// The session of this name at the default socket; the process before is waited for a minute,
+    /// and luod for ten seconds.
     pub fn new(session: impl Into<String>) -> Self {
-        Self { session: session.into(), socket: None, patience: Duration::from_secs(60) }
+        Self {
+            session: session.into(),
+            socket: None,
+            patience: Duration::from_secs(60),
+            deadline: CALL,
+        }
     }
 
     fn options(&self) -> Options {
-        let options = Options::new().deadline(CALL);
+        let options = Options::new().deadline(self.deadline);
         match &self.socket {
             Some(socket) => options.socket(socket),
             None => options,

@@ -49,6 +49,10 @@ struct Flags {
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     patience: u64,
 
+    /// How long luod may take for one call, such as for giving back what an arena keeps.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    luo_deadline: u64,
+
     /// Run without luo: the data ends with the process.
     #[arg(long)]
     no_luo: bool,
@@ -131,6 +135,7 @@ fn open(flags: &Flags) -> Result<Option<(Place, Option<Inherited>)>, Failure> {
     let mut place = Where::new(flags.session.as_str());
     place.socket = flags.luo_socket.clone();
     place.patience = Duration::from_secs(flags.patience);
+    place.deadline = Duration::from_secs(flags.luo_deadline);
     let mut said = Ok(());
     let opened = Place::open(&place, &mut || {
         said = say(&format!("kv waits for the kv that holds session {}", flags.session));

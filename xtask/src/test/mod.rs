@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 
 use crate::failure::{Failed, Result};
 use crate::workspace::Workspace;
-use crate::{demo, deny, docs, packaging};
+use crate::{demo, deny, docs, lab, packaging};
 
 mod junit;
 mod lint;
 mod rust;
-mod tools;
+pub(crate) mod tools;
 
 /// Options of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -60,6 +60,7 @@ const STAGES: &[Stage] = &[
     Stage { name: "doctest", about: "examples in rustdoc", run: rust::doctest },
     Stage { name: "demo", about: "the demonstration, with little data", run: demo::stage },
     Stage { name: "power", about: "a loss of power, with little data", run: demo::power_stage },
+    Stage { name: "lab", about: "kernels replaced in virtual machines", run: lab::stage },
     Stage { name: "docs", about: "commands in README.md and docs/", run: docs::stage },
 ];
 

@@ -58,7 +58,7 @@ pub(super) fn run(run: &Run<'_>) -> Result<Report> {
     packages.dedup();
     let mut why = None;
     if !packages.is_empty() {
-        why = match obstacle(run) {
+        why = match obstacle(run.may_install) {
             Some(obstacle) => Some(obstacle),
             None => install(&packages).err().map(|failed| failed.chain()),
         };
@@ -81,8 +81,8 @@ pub(super) fn run(run: &Run<'_>) -> Result<Report> {
 }
 
 /// Why nothing can be installed here.
-fn obstacle(run: &Run<'_>) -> Option<String> {
-    if !run.may_install {
+pub(crate) fn obstacle(may_install: bool) -> Option<String> {
+    if !may_install {
         return Some("--no-install was given".into());
     }
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
@@ -105,7 +105,7 @@ fn is_debian(os_release: &str) -> bool {
 }
 
 /// Installs at once where the package lists are there, after `apt-get update` where not.
-fn install(packages: &[&str]) -> Result<()> {
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
     let attempt = || {
         proc::check(
             Command::new("apt-get")

@@ -1,0 +1,166 @@
+//! kv's memory crosses kexecs in an arena, on persistent memory and on a disk.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use luo_lab_agent::End;
+
+use super::guest::{self, PATIENT, READY};
+use super::must;
+use crate::failure::{Context as _, Failed, Result};
+use crate::lab::machine::{Config, KV_PORT, Machine};
+use crate::lab::{Kernel, Lab};
+
+const MIB: u64 = 128;
+/// What luod ends with after it has departed through an arena.
+const DEPARTED: i32 = 3;
+
+pub(super) fn pmem_stock(lab: &Lab) -> Result<String> {
+    cross(lab, &Medium::Pmem, &[Kernel::Stock, Kernel::Stock])
+}
+
+pub(super) fn pmem_own(lab: &Lab) -> Result<String> {
+    cross(lab, &Medium::Pmem, &[Kernel::Own, Kernel::Own])
+}
+
+pub(super) fn disk_stock(lab: &Lab) -> Result<String> {
+    cross(lab, &Medium::Disk, &[Kernel::Stock, Kernel::Stock])
+}
+
+pub(super) fn three_kexecs(lab: &Lab) -> Result<String> {
+    cross(lab, &Medium::Pmem, &[Kernel::Own, Kernel::Stock, Kernel::Stock, Kernel::Own])
+}
+
+/// What the arena is on.
+enum Medium {
+    Pmem,
+    Disk,
+}
+
+impl Medium {
+    fn path(&self) -> &'static str {
+        match self {
+            Self::Pmem => "/dev/pmem0",
+            Self::Disk => "/mnt/arena",
+        }
+    }
+
+    /// Has it there, in a kernel that has just booted.
+    fn attach(&self, machine: &Machine<'_>) -> Result<()> {
+        match self {
+            Self::Pmem => machine.until_ok(&["test", "-b", "/dev/pmem0"], READY)?,
+            Self::Disk => {
+                machine.until_ok(&["test", "-b", "/dev/vda"], READY)?;
+                machine.ok(&["mount", "-t", "ext4", "/dev/vda", "/mnt"])?
+            }
+        };
+        Ok(())
+    }
+
+    /// Gives it up before the kernel goes: a kexec asks no file system whether it is done.
+    fn detach(&self, machine: &Machine<'_>) -> Result<()> {
+        match self {
+            Self::Pmem => Ok(()),
+            Self::Disk => machine.ok(&["umount", "/mnt"]).map(|_| ()),
+        }
+    }
+
+    fn create(&self, machine: &Machine<'_>) -> Result<()> {
+        let size: &[&str] = match self {
+            Self::Pmem => &[],
+            Self::Disk => &["--size", "256M"],
+        };
+        let mut arguments = vec!["arena", "create", self.path()];
+        arguments.extend_from_slice(size);
+        guest::luoctl(machine, &arguments).map(|_| ())
+    }
+}
+
+/// Fills kv under the first kernel, and replaces it by one after the other.
+fn cross(lab: &Lab, medium: &Medium, kernels: &[Kernel]) -> Result<String> {
+    let (first, rest) =
+        kernels.split_first().ok_or_else(|| Failed::new("a test without a kernel"))?;
+    let mut config = Config::new(*first);
+    let disk = match medium {
+        Medium::Pmem => None,
+        Medium::Disk => Some(make_disk(lab)?),
+    };
+    config.disks.extend(disk.iter().map(|disk| disk.path.clone()));
+    let mut machine = Machine::start(lab, &config)?;
+    let configuration = format!("arena = {:?}\n", medium.path());
+    medium.attach(&machine)?;
+    medium.create(&machine)?;
+    let mut luod = guest::start_luod(&machine, &configuration)?;
+    guest::start_kv(&machine)?;
+    let mut load = guest::fill(&machine, MIB)?;
+    let mut stood = Vec::new();
+    for kernel in rest {
+        let began = Instant::now();
+        depart(&machine, luod)?;
+        medium.detach(&machine)?;
+        machine.load(*kernel)?;
+        let kexec = machine.kexec()?;
+        medium.attach(&machine)?;
+        luod = guest::start_luod(&machine, &configuration)?;
+        let status = guest::luoctl(&machine, &["status"])?;
+        must(status.contains("updated"), || format!("luod found nothing in the arena: {status}"))?;
+        guest::start_kv(&machine)?;
+        let took = began.elapsed();
+        load.move_to(machine.address(KV_PORT)?).context(|| "connect to kv again".into())?;
+        guest::luoctl(&machine, &["finish"])?;
+        stood.push(figures(took, kexec));
+    }
+    let report = load.verify(&mut |_| {}).context(|| "read all data back".into())?;
+    must(report.is_clean(), || {
+        format!(
+            "{} values failed or differ; first: {}",
+            report.total.failed,
+            report.first_failure.as_deref().unwrap_or("unknown")
+        )
+    })?;
+    must(report.verify.verified_bytes == MIB << 20, || {
+        format!("of {MIB} MiB {} bytes were read back", report.verify.verified_bytes)
+    })?;
+    Ok(format!("{MIB} MiB compared; {}", stood.join(", ")))
+}
+
+fn figures(took: Duration, kexec: Duration) -> String {
+    format!(
+        "{:.1} s from prepare to kv again, {:.1} s of them the kexec",
+        took.as_secs_f64(),
+        kexec.as_secs_f64()
+    )
+}
+
+/// Everything goes into the arena, and luod ends.
+fn depart(machine: &Machine<'_>, luod: u32) -> Result<()> {
+    guest::luoctl(machine, &["prepare", "--carrier", "arena"])?;
+    guest::luoctl(machine, &["freeze"])?;
+    guest::luoctl(machine, &["depart"])?;
+    let end = machine.wait(luod, PATIENT)?;
+    must(end == End::Exited(DEPARTED), || format!("luod ended with {end:?} after it departed"))
+}
+
+/// A disk's file, which is removed when this is dropped.
+struct Disk {
+    path: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+/// Makes a disk with a file system that has room for an arena.
+fn make_disk(lab: &Lab) -> Result<Disk> {
+    let doing = || "make a disk".to_owned();
+    let dir = tempfile::TempDir::with_prefix_in("disk-", &lab.dir).context(doing)?;
+    let path = dir.path().join("ext4");
+    File::create(&path).and_then(|file| file.set_len(384 << 20)).context(doing)?;
+    crate::proc::output(
+        std::process::Command::new(
+            crate::lab::needs::program("mke2fs")
+                .ok_or_else(|| Failed::new("mke2fs is not installed"))?,
+        )
+        .args(["-q", "-t", "ext4"])
+        .arg(&path),
+    )?;
+    Ok(Disk { path, _dir: dir })
+}

@@ -1,0 +1,59 @@
+//! luod and kv in a guest, as tests use them.
+
+use std::time::Duration;
+
+use kv::load::{Load, LoadOptions, RestingLoad};
+
+use crate::failure::{Context as _, Result};
+use crate::lab::machine::{KV_PORT, Machine};
+
+/// How long something may take to be ready where much else runs.
+pub(super) const READY: Duration = Duration::from_secs(60);
+/// How long luod may take with much data.
+pub(super) const PATIENT: Duration = Duration::from_secs(300);
+const LUOD_LOG: &str = "/run/lab/luod.log";
+const KV_LOG: &str = "/run/lab/kv.log";
+const CONFIGURATION: &str = "/etc/luod.toml";
+
+/// Starts luod with a configuration, and returns when it serves: its process.
+pub(super) fn start_luod(machine: &Machine<'_>, configuration: &str) -> Result<u32> {
+    machine.push(CONFIGURATION, 0o644, configuration.as_bytes())?;
+    let luod = machine.spawn(&["luod", "--config", CONFIGURATION], LUOD_LOG)?;
+    machine
+        .until_ok(&["luoctl", "status"], READY)
+        .context(|| format!("luod does not serve; its log: {}", log(machine, LUOD_LOG)))?;
+    Ok(luod)
+}
+
+/// Starts kv, and returns when it listens: its process.
+pub(super) fn start_kv(machine: &Machine<'_>) -> Result<u32> {
+    let bind = format!("0.0.0.0:{KV_PORT}");
+    let kv = machine.spawn(&["kv", "--bind", &bind, "--luo-deadline", "300"], KV_LOG)?;
+    machine
+        .until_ok(&["grep", "-q", "kv listens on ", KV_LOG], PATIENT)
+        .context(|| format!("kv does not listen; its log: {}", log(machine, KV_LOG)))?;
+    Ok(kv)
+}
+
+/// Puts so many MiB into kv; what every key must hold afterwards.
+pub(super) fn fill(machine: &Machine<'_>, mib: u64) -> Result<RestingLoad> {
+    let mut options = LoadOptions::default();
+    options.connections = 4;
+    options.fill_bytes = mib << 20;
+    options.value_len = 16 << 10;
+    let load = Load::start(machine.address(KV_PORT)?, options, &mut |_| {})
+        .context(|| "fill kv".into())?;
+    load.rest().context(|| "end the load".into())
+}
+
+/// Runs luoctl to its end, which has to be a good one; what it said.
+pub(super) fn luoctl(machine: &Machine<'_>, arguments: &[&str]) -> Result<String> {
+    let mut argv = vec!["luoctl", "--deadline", "300"];
+    argv.extend_from_slice(arguments);
+    machine.ok_within(&argv, PATIENT).context(|| format!("luod's log: {}", log(machine, LUOD_LOG)))
+}
+
+fn log(machine: &Machine<'_>, path: &str) -> String {
+    let log = machine.pull(path).unwrap_or_default();
+    String::from_utf8_lossy(&log).trim().to_owned()
+}

@@ -1,0 +1,103 @@
+//! The lab's tests. Each starts the machines that it needs, and ends them.
+
+use super::Lab;
+use crate::failure::{Failed, Result};
+
+mod arena;
+mod boot;
+mod guest;
+mod selftests;
+
+/// A test.
+pub(super) struct Test {
+    pub(super) name: &'static str,
+    /// What holds if it passes.
+    pub(super) about: &'static str,
+    /// Gives what is worth a line: figures.
+    pub(super) run: fn(&Lab) -> Result<String>,
+}
+
+/// All, in the order in which they run.
+pub(super) const ALL: &[Test] = &[
+    Test {
+        name: "boot-own",
+        about: "the own kernel boots, luod serves, /dev/liveupdate and /dev/pmem0 are there",
+        run: boot::own,
+    },
+    Test {
+        name: "boot-stock",
+        about: "the distribution's kernel boots, luod serves, /dev/pmem0 is there",
+        run: boot::stock,
+    },
+    Test {
+        name: "selftest-kexec",
+        about: "the kernel's own test of its orchestrator passes over a kexec",
+        run: selftests::kexec_simple,
+    },
+    Test {
+        name: "arena-pmem-stock",
+        about: "kv's 128 MiB cross a kexec of the distribution's kernel on /dev/pmem0",
+        run: arena::pmem_stock,
+    },
+    Test {
+        name: "arena-pmem-own",
+        about: "kv's 128 MiB cross a kexec of the own kernel on /dev/pmem0",
+        run: arena::pmem_own,
+    },
+    Test {
+        name: "arena-disk-stock",
+        about: "kv's 128 MiB cross a kexec of the distribution's kernel in a file on a disk",
+        run: arena::disk_stock,
+    },
+    Test {
+        name: "arena-three-kexecs",
+        about: "kv's 128 MiB cross three kexecs in a row, own, stock and own kernel",
+        run: arena::three_kexecs,
+    },
+];
+
+/// Those whose names contain one of the words.
+pub(super) fn chosen(words: &[String]) -> Result<Vec<&'static Test>> {
+    let chosen: Vec<_> = ALL
+        .iter()
+        .filter(|test| {
+            words.is_empty() || words.iter().any(|word| test.name.contains(word.as_str()))
+        })
+        .collect();
+    if chosen.is_empty() {
+        return Err(Failed::new(format!(
+            "no test's name contains {}: `cargo xtask lab test --list` lists them",
+            words.join(" or ")
+        )));
+    }
+    Ok(chosen)
+}
+
+/// Fails with a sentence unless something holds.
+fn must(holds: bool, what: impl FnOnce() -> String) -> Result<()> {
+    if holds { Ok(()) } else { Err(Failed::new(what())) }
+}
+
+#[cfg(test)]
+mod choosing {
+    use super::*;
+
+    #[test]
+    fn tests_are_chosen_by_parts_of_their_names() {
+        let names = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            chosen(&words).map(|tests| tests.iter().map(|test| test.name).collect::<Vec<_>>())
+        };
+        assert_eq!(names(&["boot"]).expect("there are"), ["boot-own", "boot-stock"]);
+        assert_eq!(names(&[]).expect("there are").len(), ALL.len());
+        assert!(names(&["nothing-like-it"]).is_err());
+    }
+
+    #[test]
+    fn no_two_tests_share_a_name() {
+        let mut names: Vec<_> = ALL.iter().map(|test| test.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+    }
+}
