@@ -7,6 +7,7 @@ use luo_abi::record::{MemfdRecord, Record, version_of};
 fuzz_target!(|bytes: &[u8]| {
     let again = match Record::decode(bytes) {
         Ok(Record::File(record)) => Some(record.encode()),
+        Ok(Record::Timeline(record)) => Some(record.encode()),
         Ok(Record::Machine(record)) => Some(record.encode()),
         Ok(Record::Session(record)) => Some(record.encode()),
         Ok(_) | Err(_) => None,

@@ -26,6 +26,7 @@ const FILES: &[(&str, &str)] = &[
     ("packaging/luod.service", "lib/systemd/system/luod.service"),
     ("packaging/luod.toml", "share/doc/luo/luod.toml"),
     ("packaging/luod-keeper-systemd.conf", "share/doc/luo/luod-keeper-systemd.conf"),
+    ("packaging/luod-kexec.conf", "share/doc/luo/luod-kexec.conf"),
     ("LICENSE-MIT", "share/doc/luo/LICENSE-MIT"),
     ("LICENSE-APACHE", "share/doc/luo/LICENSE-APACHE"),
     ("CHANGELOG.md", "share/doc/luo/CHANGELOG.md"),

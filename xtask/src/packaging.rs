@@ -12,9 +12,13 @@ use crate::workspace::Workspace;
 
 const SERVICE: &str = "packaging/luod.service";
 const DROP_IN: &str = "packaging/luod-keeper-systemd.conf";
+const KEXEC: &str = "packaging/luod-kexec.conf";
 
 /// What the service must say, whatever else it says: section, key, value (`None`: any).
 const REQUIRED: &[(&str, &str, Option<&str>)] = &[
+    ("Unit", "DefaultDependencies", Some("no")),
+    ("Unit", "Conflicts", Some("reboot.target poweroff.target halt.target")),
+    ("Unit", "IgnoreOnIsolate", Some("yes")),
     ("Service", "Type", Some("notify")),
     ("Service", "ExecStart", None),
     ("Service", "Restart", Some("always")),
@@ -39,20 +43,29 @@ const REQUIRED_OF_DROP_IN: &[(&str, &str, Option<&str>)] = &[
     ("Service", "Restart", Some("always")),
 ];
 
+/// What the drop-in for a luod that lives up to the kexec must say.
+const REQUIRED_FOR_KEXEC: &[(&str, &str, Option<&str>)] = &[
+    ("Service", "SurviveFinalKillSignal", Some("yes")),
+    ("Service", "FileDescriptorStorePreserve", Some("yes")),
+];
+
 /// The stage of `cargo xtask test`.
 pub(crate) fn stage(run: &Run<'_>) -> Result<Report> {
     let service = read(run.workspace, SERVICE)?;
     let drop_in = read(run.workspace, DROP_IN)?;
+    let kexec = read(run.workspace, KEXEC)?;
     let mut report = Report::default();
-    for (name, text, required) in
-        [(SERVICE, &service, REQUIRED), (DROP_IN, &drop_in, REQUIRED_OF_DROP_IN)]
-    {
+    for (name, text, required) in [
+        (SERVICE, &service, REQUIRED),
+        (DROP_IN, &drop_in, REQUIRED_OF_DROP_IN),
+        (KEXEC, &kexec, REQUIRED_FOR_KEXEC),
+    ] {
         match parse(text).and_then(|entries| require(&entries, required)) {
             Ok(()) => report.passed += 1,
             Err(failed) => report.failed.push(format!("{name}: {}", failed.chain())),
         }
     }
-    verify(&service, &drop_in, &mut report)?;
+    verify(&service, &[(DROP_IN, &drop_in), (KEXEC, &kexec)], &mut report)?;
     Ok(report)
 }
 
@@ -98,7 +111,8 @@ fn require(entries: &Entries<'_>, required: &[(&str, &str, Option<&str>)]) -> Re
 }
 
 /// Keys that came after systemd 252, the oldest that luod is packaged for, and when.
-const NEW_KEYS: &[(&str, u32)] = &[("FileDescriptorStorePreserve", 254)];
+const NEW_KEYS: &[(&str, u32)] =
+    &[("FileDescriptorStorePreserve", 254), ("SurviveFinalKillSignal", 255)];
 
 /// The keys that a systemd of this version does not know.
 fn newer_than(version: Option<u32>) -> Vec<&'static str> {
@@ -111,9 +125,9 @@ fn without_keys(text: &str, keys: &[&str]) -> String {
     text.lines().filter(has).map(|line| format!("{line}\n")).collect()
 }
 
-/// Lets systemd read the service, alone and with the drop-in, with a binary that exists in the
+/// Lets systemd read the service, alone and with each drop-in, with a binary that exists in the
 /// place of luod.
-fn verify(service: &str, drop_in: &str, report: &mut Report) -> Result<()> {
+fn verify(service: &str, drop_ins: &[(&str, &str)], report: &mut Report) -> Result<()> {
     let Some(analyze) = proc::find("systemd-analyze") else {
         let reason = "systemd-analyze verify: systemd-analyze is not installed";
         report.skipped.push(reason.into());
@@ -125,15 +139,16 @@ fn verify(service: &str, drop_in: &str, report: &mut Report) -> Result<()> {
         report.notes.push(format!("this systemd does not know {key}= yet: verified without it"));
     }
     let service = without_keys(&service.replace("=/usr/bin/luod", "=/bin/sh"), &unknown);
-    let drop_in = without_keys(drop_in, &unknown);
-    for (what, drop_in) in [(SERVICE, None), (DROP_IN, Some(drop_in))] {
+    let mut all = vec![(SERVICE, None)];
+    all.extend(drop_ins.iter().map(|(name, text)| (*name, Some(without_keys(text, &unknown)))));
+    for (what, drop_in) in all {
         let dir = TempDir::new().context(|| "make a directory".into())?;
         let unit = dir.path().join("luod.service");
         fs::write(&unit, &service).context(|| "copy the unit".into())?;
         if let Some(drop_in) = drop_in {
             let place = dir.path().join("luod.service.d");
             fs::create_dir(&place)
-                .and_then(|()| fs::write(place.join("keeper.conf"), drop_in))
+                .and_then(|()| fs::write(place.join("more.conf"), drop_in))
                 .context(|| "copy the drop-in".into())?;
         }
         let output = Command::new(&analyze)

@@ -76,6 +76,11 @@ pub mod op {
     /// Worker: everything is in a carrier that reaches farther than the keeper; stop, as if the
     /// service was being stopped.
     pub const LEAVE: u16 = 8;
+    /// Worker: asks for a slot with a kernel session that came from the kernel before. One entry,
+    /// whose descriptor is the device and whose record, 64 bytes, is the session's name: the keeper
+    /// retrieves it, so that it is in no process that may die, and it takes the device's place in
+    /// the slot. A keeper that does not know this answers EINVAL or EOPNOTSUPP.
+    pub const RETRIEVE: u16 = 9;
 
     /// Keeper: the first message; the body is a [`Hello`](super::Hello), beside it the listeners.
     pub const HELLO: u16 = 64;

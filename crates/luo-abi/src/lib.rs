@@ -3,6 +3,7 @@
 //! - [`fdt`] writes and reads flattened device trees.
 //! - [`handover`] puts the two trees of a handover on top: the machine's and the files'.
 //! - [`arena`] is the format of a region that outlives the kernel.
+//! - [`liveupdate`] is `/dev/liveupdate`: its ioctls, and what luo lays down in kernel sessions.
 //! - [`record`] holds the fixed records: the daemon's state in its keeper, and handlers' records.
 //!
 //! The contract is `docs/abi.md`; a test compares its tables with this code.
@@ -21,6 +22,7 @@ pub mod arena;
 pub mod fdt;
 pub mod handover;
 pub mod keeper;
+pub mod liveupdate;
 mod names;
 pub mod record;
 mod words;
@@ -29,4 +31,4 @@ pub use names::{
     COMPATIBLE_MAX, NAME_MAX, NameError, check_compatible, check_name, is_compatible_byte,
     is_name_byte,
 };
-pub use words::{Arrival, Criticality, Event, Level, OnClose, Owner, Side, State};
+pub use words::{Arrival, Criticality, Event, Level, OnClose, Owner, Side, State, TimelinePhase};

@@ -46,6 +46,24 @@ macro_rules! word {
 }
 
 word! {
+    /// What a span of a timeline was spent on.
+    TimelinePhase {
+        /// Keeping while the workload ran.
+        Prepare = 1, "prepare";
+        /// Keeping the rest while nothing changed.
+        Freeze = 2, "freeze";
+        /// Taking up the handover.
+        Arrive = 3, "arrive";
+        /// A session's new owner claimed it for the first time.
+        Claim = 4, "claim";
+        /// From the first retrieval of a session's files to the last so far.
+        Retrieve = 5, "retrieve";
+        /// Ending the live update, of one session or of all.
+        Finish = 6, "finish";
+    }
+}
+
+word! {
     /// Where a session, a file or the machine is in the cycle.
     State {
         /// Nothing is under way.

@@ -38,6 +38,7 @@ fn arena(objects: &[Object<'static>], generation: u64) -> (Superblock, Vec<u8>) 
         len: bytes.len() as u64,
         checksum: checksum(&bytes),
         handover: objects.last().unwrap().handle,
+        resident: objects.iter().any(|object| object.kind == Kind::Resident),
     };
     let superblock = Superblock {
         arena: [1; 16],
@@ -85,6 +86,14 @@ fn seeds() -> Vec<(Superblock, Vec<u8>)> {
             ],
             9,
         ),
+        arena(
+            &[
+                object(2, Kind::Resident, 200_001, &[piece(0, 0x40000, 200_001)], &[]),
+                object(3, Kind::Resident, 4096, &[piece(0, 0x20000, 4096)], &[]),
+                inline(4, b"handover"),
+            ],
+            5,
+        ),
     ]
 }
 
@@ -108,9 +117,16 @@ fn check_rules(catalogue: &Catalogue, superblock: &Superblock) {
             take(piece.offset, piece.len);
             chunks.extend(piece.logical / 65536..(piece.logical + piece.len).div_ceil(65536));
         }
-        assert_eq!(chunks.len(), object.sums.len());
+        if object.kind == Kind::Resident {
+            assert!(place.resident && object.sums.is_empty());
+            let [whole] = *object.pieces else { panic!("{object:?}") };
+            assert_eq!((whole.logical, whole.len), (0, object.len));
+        } else {
+            assert_eq!(chunks.len(), object.sums.len());
+        }
     }
-    assert!(!matches!(catalogue.get(place.handover).unwrap().kind, Kind::Memory));
+    let handover = &catalogue.get(place.handover).unwrap().kind;
+    assert!(matches!(handover, Kind::Bytes | Kind::Inline(_)));
 }
 
 #[test]

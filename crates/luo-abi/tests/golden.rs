@@ -5,11 +5,12 @@
 //! here; the writing of the old one then moves to where the old version is still written.
 
 use luo_abi::{
-    Criticality, Event, Level, OnClose, Owner, Side, State,
+    Criticality, Event, Level, OnClose, Owner, Side, State, TimelinePhase,
     handover::{File, FilesTree, MachineTree, Session, Subsystem, write_files, write_machine},
     record::{
-        FileRecord, Incoming, MachineRecord, MemfdRecord, Record, RememberedFailure, SessionRecord,
-        SharedRecord, SubsystemData, SubsystemRecord,
+        FileRecord, Incoming, MachineRecord, MemfdRecord, Reading, Record, RememberedFailure,
+        SessionRecord, SharedRecord, SubsystemData, SubsystemRecord, TimelineArrival, TimelineName,
+        TimelineRecord, TimelineSpan,
     },
 };
 
@@ -148,6 +149,35 @@ fn file_record_v1() {
 }
 
 #[test]
+fn timeline_v1() {
+    let golden = include_bytes!("golden/timeline-v1.bin");
+    let reading = |realtime, boottime| Reading { realtime, boottime };
+    let name = |name: &'static str, participant| TimelineName { name: name.into(), participant };
+    let span = |phase, name, began, length| TimelineSpan { phase, name, began, length };
+    let record = TimelineRecord {
+        number: 3,
+        carrier: "arena".into(),
+        boot: [0xab; 16],
+        frozen: reading(1_800_000_000_000_000, 86_400_000_000),
+        kept: reading(1_800_000_000_250_000, 86_400_250_000),
+        arrival: Some(TimelineArrival {
+            boot: [0xcd; 16],
+            began: reading(1_800_000_003_000_000, 1_500_000),
+            last: reading(1_800_000_004_000_000, 2_500_000),
+        }),
+        unlisted: 2,
+        names: vec![name("web cache", false), name("db", true)],
+        spans: vec![
+            span(TimelinePhase::Freeze, None, 86_400_000_000, 250_000),
+            span(TimelinePhase::Freeze, Some(1), 86_400_100_000, 100_000),
+            span(TimelinePhase::Claim, Some(0), 1_600_000, 500),
+        ],
+    };
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(Record::decode(golden), Ok(Record::Timeline(record)));
+}
+
+#[test]
 fn memfd_v1() {
     let golden = include_bytes!("golden/memfd-v1.bin");
     let record = MemfdRecord {
@@ -200,6 +230,53 @@ fn arena_v1() {
             len: bytes.len() as u64,
             checksum: checksum(&bytes),
             handover: handle(4),
+            resident: false,
+        }),
+    };
+    let block = superblock.encode();
+    let written = [&block[..], &block[..], &bytes[..]].concat();
+    assert!(written == golden);
+    let found = find(&golden[..4096], &golden[4096..8192], 1 << 20, Some(&[2; 16])).unwrap();
+    assert_eq!((found.superblock, found.place, found.mirrored), (superblock, 0, true));
+    assert_eq!(Catalogue::decode(&golden[8192..], &superblock).unwrap().objects, objects);
+}
+
+#[test]
+fn arena_v2() {
+    use luo_abi::arena::{
+        Catalogue, CataloguePlace, Kind, Object, Placed, Superblock, checksum, find, handle,
+    };
+    let golden = include_bytes!("golden/arena-v2.bin");
+    let objects = vec![
+        Object {
+            handle: handle(1),
+            kind: Kind::Resident,
+            len: 200_001,
+            pieces: vec![Placed { logical: 0, offset: 0x40000, len: 200_001 }].into(),
+            sums: Vec::new().into(),
+        },
+        Object {
+            handle: handle(2),
+            kind: Kind::Inline(b"the handover"[..].to_owned().into()),
+            len: 12,
+            pieces: Vec::new().into(),
+            sums: Vec::new().into(),
+        },
+    ];
+    let bytes = Catalogue::encode([1; 16], 43, objects.iter());
+    let superblock = Superblock {
+        arena: [1; 16],
+        machine: [2; 16],
+        generation: 43,
+        size: 1 << 20,
+        written: 1_900_000_000,
+        next_handle: 3,
+        catalogue: Some(CataloguePlace {
+            offset: 8192,
+            len: bytes.len() as u64,
+            checksum: checksum(&bytes),
+            handover: handle(2),
+            resident: true,
         }),
     };
     let block = superblock.encode();

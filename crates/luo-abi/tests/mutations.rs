@@ -241,6 +241,7 @@ fn mutated_records_do_no_harm() {
         // What is taken for valid is written the same again: no byte of it was overlooked.
         let again = match Record::decode(&bytes) {
             Ok(Record::File(record)) => record.encode(),
+            Ok(Record::Timeline(record)) => record.encode(),
             Ok(Record::Machine(record)) => record.encode(),
             Ok(Record::Session(record)) => record.encode(),
             Ok(_) => unreachable!("these are all"),

@@ -14,12 +14,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering as Memory};
 use std::sync::{Arc, OnceLock};
 
 use luo_core::{File, Identity};
+use luo_sys::FileRange;
 use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, fcntl_get_seals, fstatfs, statx};
 use rustix::io::Errno;
 
 use crate::closer;
 
+mod ahead;
 mod anonymous;
+
+pub use ahead::Ahead;
 
 /// `TMPFS_MAGIC` of `linux/magic.h`: shmem, hence memfds too.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
@@ -54,6 +58,7 @@ struct Inner {
     /// What it is, or why that cannot be told.
     look: OnceLock<Result<Look, Errno>>,
     memory: OnceLock<Option<MemoryKind>>,
+    lent: OnceLock<Option<FileRange>>,
     /// Zero: none.
     slot: AtomicU64,
 }
@@ -78,6 +83,7 @@ impl From<OwnedFd> for HostFile {
             serial: SERIAL.fetch_add(1, Memory::Relaxed),
             look: OnceLock::new(),
             memory: OnceLock::new(),
+            lent: OnceLock::new(),
             slot: AtomicU64::new(0),
         }))
     }
@@ -132,22 +138,52 @@ impl HostFile {
                 _ => None,
             },
         };
-        Ok(*self.0.memory.get_or_init(|| kind))
+        let _ = self.0.memory.set(kind);
+        Ok(kind)
     }
 
-    fn look(&self) -> Result<Look, Errno> {
-        *self.0.look.get_or_init(|| {
-            let stat = self.stat(StatxFlags::TYPE | StatxFlags::INO)?;
-            let device = u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor);
-            let kind = u64::from(stat.stx_mode & TYPE_BITS);
-            let mut identity = Identity([device ^ kind << 48, stat.stx_ino]);
-            if kind == 0
-                && let Some(number) = anonymous::eventfd_number(self.as_fd())
-            {
-                identity = Identity([device ^ u64::from(TYPE_BITS) << 48, number]);
+    #[cfg(test)]
+    fn is_unshared(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
+    /// The range of an arena that it is, `None` for everything else. The first look counts.
+    #[must_use]
+    pub fn lent(&self) -> Option<FileRange> {
+        *self.0.lent.get_or_init(|| {
+            // So that no socket costs more than this.
+            let mode = self.look().ok()?.mode;
+            match FileType::from_raw_mode(mode.into()) {
+                FileType::RegularFile | FileType::BlockDevice | FileType::CharacterDevice => {
+                    luo_sys::lent_range(self).ok().flatten()
+                }
+                _ => None,
             }
-            Ok(Look { mode: stat.stx_mode, identity })
         })
+    }
+
+    /// Two threads may look at once: they see the same, and neither waits for the other.
+    fn look(&self) -> Result<Look, Errno> {
+        if let Some(known) = self.0.look.get() {
+            return *known;
+        }
+        let look = self.look_anew();
+        // Somebody else may have been faster.
+        let _ = self.0.look.set(look);
+        look
+    }
+
+    fn look_anew(&self) -> Result<Look, Errno> {
+        let stat = self.stat(StatxFlags::TYPE | StatxFlags::INO)?;
+        let device = u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor);
+        let kind = u64::from(stat.stx_mode & TYPE_BITS);
+        let mut identity = Identity([device ^ kind << 48, stat.stx_ino]);
+        if kind == 0
+            && let Some(number) = anonymous::eventfd_number(self.as_fd())
+        {
+            identity = Identity([device ^ u64::from(TYPE_BITS) << 48, number]);
+        }
+        Ok(Look { mode: stat.stx_mode, identity })
     }
 
     /// What the kernel knows without asking anybody.
@@ -185,8 +221,11 @@ impl File for HostFile {
         self.0.serial.cmp(&other.0.serial)
     }
 
-    /// Bytes of memory in use, of memory files; zero for all others.
+    /// Bytes of memory in use, of memory files and of ranges of an arena; zero for all others.
     fn pinned(&self) -> u64 {
+        if let Some(range) = self.lent() {
+            return range.len;
+        }
         match self.memory() {
             Ok(Some(_)) => self.stat(StatxFlags::BLOCKS).map_or(0, |stat| stat.stx_blocks * 512),
             _ => 0,

@@ -7,6 +7,7 @@ pub mod arena;
 pub mod closer;
 mod host;
 pub mod keeper;
+pub mod liveupdate;
 
-pub use host::{HostFile, MemoryKind};
+pub use host::{Ahead, HostFile, MemoryKind};
 pub use keeper::{KeeperCarrier, Slot, Slots};

@@ -11,9 +11,9 @@
 //!   leak them by forgetting to undo.
 //! - What a carrier cannot do it refuses with EOPNOTSUPP; it never keeps less than asked.
 
-use alloc::vec::Vec;
+use alloc::{boxed::Box, vec::Vec};
 
-use crate::Failure;
+use crate::{Errno, Failure, SessionName};
 
 /// Names one of the host's carriers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,6 +38,11 @@ bitflags::bitflags! {
         const MEMORY = 2;
         /// Bytes: [`Keep::keep_bytes`].
         const BYTES = 4;
+        /// Live descriptors of some types: [`Keep::keep_live`] refuses the others with ENOENT.
+        /// Which, is found out by trying.
+        const SOME_LIVE = 8;
+        /// Memory of the carrier's own, where it lies: [`Keep::keep_resident`].
+        const RESIDENT = 16;
     }
 }
 
@@ -94,10 +99,21 @@ pub trait Keep<F> {
     /// EOPNOTSUPP, ENOSPC, E2BIG (with the limit in bytes).
     fn keep_bytes(&self, bytes: &[u8]) -> Result<Handle, Failure>;
 
+    /// Keeps memory that this carrier has lent: nothing is copied, and what its owner writes until
+    /// the workload stands still is kept.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP where the carrier lends no memory, or has not lent this; EBUSY where it is kept
+    /// already; ENOSPC.
+    fn keep_resident(&self, _memory: &F) -> Result<Handle, Failure> {
+        Err(no_resident())
+    }
+
     /// Keeps the open file description itself.
     ///
     /// # Errors
-    /// EOPNOTSUPP where the carrier cannot hold live descriptors, ENOSPC or EMFILE where it can
+    /// EOPNOTSUPP where the carrier cannot hold live descriptors, ENOENT where it cannot hold one
+    /// of this type, ENOSPC or EMFILE where it can
     /// hold no more.
     fn keep_live(&self, file: &F) -> Result<Handle, Failure>;
 
@@ -124,6 +140,14 @@ pub trait Recall<F> {
     /// ENOENT for a handle that is not kept memory, EINVAL for a damaged one, EOPNOTSUPP, EIO.
     fn memory(&self, handle: Handle) -> Result<F, Failure>;
 
+    /// Memory of the carrier's own that was kept: lent once more, at the same place.
+    ///
+    /// # Errors
+    /// As [`memory`](Self::memory).
+    fn resident(&self, _handle: Handle) -> Result<F, Failure> {
+        Err(no_resident())
+    }
+
     /// The kept bytes.
     ///
     /// # Errors
@@ -147,6 +171,11 @@ pub trait Recall<F> {
     fn progress(&self, done: u64, total: u64) -> Result<(), Failure>;
 }
 
+/// Most carriers have no memory of their own.
+fn no_resident() -> Failure {
+    Failure::new(Errno::OpNotSupp, "this carrier has no memory of its own to lend")
+}
+
 /// Both sides of a carrier, and the handover itself.
 pub trait Carrier<F>: Keep<F> + Recall<F> {
     /// The word for it in reports: `keeper`, `liveupdate`, `arena`.
@@ -159,6 +188,15 @@ pub trait Carrier<F>: Keep<F> + Recall<F> {
     /// waited for. See [`Handler::is_quick`](crate::Handler::is_quick).
     fn is_quick(&self) -> bool {
         false
+    }
+
+    /// The carrier as files of this session see it, where it keeps what belongs to each session
+    /// apart. `None`: it makes no difference.
+    fn for_session<'a>(&'a self, _session: &'a SessionName) -> Option<Box<dyn Keep<F> + 'a>>
+    where
+        F: 'a,
+    {
+        None
     }
 
     /// Makes `handover` the one that the other side will find, in one atomic step: whatever

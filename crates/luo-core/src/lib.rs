@@ -36,6 +36,7 @@ mod subsystem;
 mod subsystems;
 mod table;
 mod through;
+mod ties;
 mod tree;
 
 pub use call::{Call, CallId, CallKind, Outcome, Phase, SubsystemKind};

@@ -71,6 +71,13 @@ name! {
     Compatible
 }
 
+impl Compatible {
+    /// The text itself, shared with this.
+    pub(crate) fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+}
+
 fn check_len(what: &str, name: &str, max: usize) -> Result<(), Failure> {
     if name.is_empty() {
         return Err(Failure::new(Errno::Inval, format!("a {what} must not be empty")));

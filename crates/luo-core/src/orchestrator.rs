@@ -33,6 +33,8 @@ pub struct SubsystemOptions {
     /// Neighbours in registration order that are all concurrent are called side by side; others
     /// strictly one after the other.
     pub concurrent: bool,
+    /// It is called after all that are not: in `cancel`, which goes backwards, before them.
+    pub last: bool,
 }
 
 /// A subsystem as it stands.

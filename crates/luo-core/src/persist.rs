@@ -47,7 +47,8 @@ impl Touched {
 
     /// Sorts them, and leaves each once.
     fn settle(&mut self) {
-        self.keys.sort_unstable();
+        // Of a few runs that ascend, as files are noted, this makes one by merging.
+        self.keys.sort();
         self.keys.dedup();
     }
 
@@ -82,7 +83,9 @@ impl<F: File> Orchestrator<F> {
         MachineRecord {
             state: self.state,
             transition: status.transition,
-            departed: self.departed || status.transition == Some(Event::Depart),
+            // Until an arrival has ended all of it is in the handover, and only part of it in records.
+            departed: self.departed
+                || matches!(status.transition, Some(Event::Depart | Event::Arrive)),
             carrier: self.carrier,
             number: self.number,
             next_session: self.sessions.next,
@@ -139,15 +142,22 @@ impl<F: File> Orchestrator<F> {
     /// A file's record.
     #[must_use]
     pub fn file_record(&self, key: FileKey) -> Option<FileRecord> {
+        self.file_with_record(key).map(|(record, _)| record)
+    }
+
+    /// A file's record, and the file where it is held here: what [`file_ref`](Self::file_ref)
+    /// gives.
+    #[must_use]
+    pub fn file_with_record(&self, key: FileKey) -> Option<(FileRecord, Option<F>)> {
         let session = self.sessions.peek(key.session)?;
         match key.side {
             Side::Outgoing => {
                 let file = session.outgoing.get(&key.token)?;
-                Some(FileRecord {
+                let record = FileRecord {
                     session: key.session,
                     side: key.side,
                     token: key.token,
-                    compatible: file.compatible.to_string(),
+                    compatible: file.compatible.shared(),
                     criticality: file.criticality,
                     state: file.state,
                     level: file.level,
@@ -156,32 +166,34 @@ impl<F: File> Orchestrator<F> {
                     incoming: None,
                     reclaimed: false,
                     pinned: file.pinned,
-                })
+                };
+                Some((record, Some(file.file.clone())))
             }
             Side::Incoming => {
                 let file = session.incoming.get(&key.token)?;
-                Some(FileRecord {
+                let (incoming, held) = match &file.arrival {
+                    Arrival::Waiting | Arrival::Retrieving => (IncomingRecord::Waiting, None),
+                    Arrival::Retrieved(held) => (IncomingRecord::Retrieved, Some(held.clone())),
+                    Arrival::Failed { error, told } => {
+                        let (errno, reason) = (error.errno(), error.reason().to_string());
+                        (IncomingRecord::Failed { errno, reason, told: *told }, None)
+                    }
+                };
+                let record = FileRecord {
                     session: key.session,
                     side: key.side,
                     token: key.token,
-                    compatible: file.compatible.to_string(),
+                    compatible: file.compatible.shared(),
                     criticality: file.criticality,
                     state: State::Updated,
                     level: Level::Session,
                     data: file.data,
                     kept: file.kept.clone(),
-                    incoming: Some(match &file.arrival {
-                        Arrival::Waiting | Arrival::Retrieving => IncomingRecord::Waiting,
-                        Arrival::Retrieved(_) => IncomingRecord::Retrieved,
-                        Arrival::Failed { error, told } => IncomingRecord::Failed {
-                            errno: error.errno(),
-                            reason: error.reason().to_string(),
-                            told: *told,
-                        },
-                    }),
+                    incoming: Some(incoming),
                     reclaimed: file.reclaimed,
                     pinned: file.pinned,
-                })
+                };
+                Some((record, held))
             }
         }
     }
@@ -210,8 +222,11 @@ impl<F: File> Orchestrator<F> {
         for sub in record.subsystems {
             let there = self.subsystems.iter().find(|s| s.name == sub.name).map(|s| s.id);
             let id = there.unwrap_or_else(|| {
-                let options =
-                    SubsystemOptions { criticality: sub.criticality, concurrent: sub.concurrent };
+                let options = SubsystemOptions {
+                    criticality: sub.criticality,
+                    concurrent: sub.concurrent,
+                    last: false,
+                };
                 self.add_sub(sub.name.clone(), SubKind::Awaited, options)
             });
             order.push(id);

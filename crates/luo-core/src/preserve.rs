@@ -3,7 +3,7 @@
 //! Invariants: what is refused leaves no trace; a file that is registered is in its session, in the
 //! index of identities and in its owner's usage, or in none of them.
 
-use alloc::{boxed::Box, format, vec::Vec};
+use alloc::{boxed::Box, collections::btree_map::Entry, format, vec::Vec};
 
 use crate::{
     CarrierId, Criticality, Errno, Error, File, FileKey, Level, Orchestrator, SessionId, Side,
@@ -27,18 +27,20 @@ impl<F: File> Orchestrator<F> {
         criticality: Criticality,
     ) -> Result<Token, Error> {
         self.may_register(session)?;
+        let caps = self.caps();
         let there = self.sessions.get_mut(session)?;
         let uid = there.owner.uid;
         let token = match token {
             None => there.assign_token()?,
-            Some(token) if there.outgoing.contains_key(&token) => {
-                let reason = format!("token {token} is taken in session {}", there.name);
-                let advice = "give another token, or none to have one assigned";
-                return Err(Error::new(Errno::Exist, reason).advise(advice));
-            }
             Some(token) => token,
         };
-        let handler = self.handlers.choose(&file, self.caps())?;
+        // Looked for once: there may be very many.
+        let Entry::Vacant(place) = there.outgoing.entry(token) else {
+            let reason = format!("token {token} is taken in session {}", there.name);
+            let advice = "give another token, or none to have one assigned";
+            return Err(Error::new(Errno::Exist, reason).advise(advice));
+        };
+        let handler = self.handlers.choose(&file, caps)?;
         let Some(entry) = self.handlers.get_mut(handler) else {
             return Err(Error::new(Errno::NoEnt, "the handler has gone"));
         };
@@ -55,31 +57,26 @@ impl<F: File> Orchestrator<F> {
         self.ledger.add_file(uid, pinned);
         entry.uses += 1;
         let compatible = entry.compatible.clone();
-        if let Ok(there) = self.sessions.get_mut(session) {
-            there.token_used(token);
-            there.pinned = there.pinned.saturating_add(pinned);
-            there.outgoing.insert(
-                token,
-                Box::new(Outgoing {
-                    file,
-                    handler: Some(handler),
-                    compatible,
-                    own_identity,
-                    criticality,
-                    state: State::Normal,
-                    level: Level::File,
-                    data: 0,
-                    kept: Vec::new(),
-                    pinned,
-                    call: None,
-                    doomed: false,
-                    holds_shared: false,
-                    transition: None,
-                    left_out: None,
-                    carrier: CarrierId::NEAR,
-                }),
-            );
-        }
+        place.insert(Box::new(Outgoing {
+            file,
+            handler: Some(handler),
+            compatible,
+            own_identity,
+            criticality,
+            state: State::Normal,
+            level: Level::File,
+            data: 0,
+            kept: Vec::new(),
+            pinned,
+            call: None,
+            doomed: false,
+            holds_shared: false,
+            transition: None,
+            left_out: None,
+            carrier: CarrierId::NEAR,
+        }));
+        there.token_used(token);
+        there.pinned = there.pinned.saturating_add(pinned);
         self.dirty.files.insert(FileKey { session, side: Side::Outgoing, token });
         self.dirty.sessions.insert(session);
         Ok(token)

@@ -9,7 +9,7 @@
 //! - A transition that was cut short by the end of the process is undone by `resume` where it can
 //!   be undone, and can be asked for again where it cannot (`finish`).
 
-use alloc::{string::String, vec::Vec};
+use alloc::{string::String, sync::Arc, vec::Vec};
 
 use crate::{
     CarrierId, Criticality, Errno, Event, Handle, Owner, Policy, SessionId, SessionName, Side,
@@ -137,7 +137,7 @@ pub struct FileRecord {
     /// Its token.
     pub token: Token,
     /// The handler's string.
-    pub compatible: String,
+    pub compatible: Arc<str>,
     /// What its failure means.
     pub criticality: Criticality,
     /// `normal`, `prepared` or `frozen` for an outgoing file, `updated` for an incoming one.

@@ -32,7 +32,7 @@ fn world(files: u64, subsystems: usize, concurrent: u32, optional: Option<&str>)
         let concurrent = concurrent & (1 << i) != 0;
         let criticality =
             if optional == Some(name) { Criticality::Optional } else { Criticality::Required };
-        world.subsystem(name, SubsystemOptions { criticality, concurrent });
+        world.subsystem(name, SubsystemOptions { criticality, concurrent, last: false });
     }
     let sessions = [world.session("a"), world.session("b")];
     for id in 1..=files {

@@ -58,6 +58,47 @@ fn reclaim(world: &mut World, files: u64) {
 }
 
 #[test]
+fn until_an_arrival_has_ended_the_records_say_that_all_is_in_the_handover() {
+    let mut world = crossed(2, 2);
+    let id = world.core.begin(Scope::Machine, Event::Arrive).unwrap();
+    let mut steps = 0;
+    loop {
+        let calls = world.calls();
+        if calls.is_empty() {
+            break;
+        }
+        for call in calls {
+            assert!(world.core.machine_record().departed, "before step {steps}");
+            world.complete(&call);
+            steps += 1;
+        }
+    }
+    assert!(world.report(id).result.is_ok());
+    assert_eq!(steps, 4, "find, read tree, boot twice");
+    assert!(!world.core.machine_record().departed);
+}
+
+#[test]
+fn what_is_to_be_last_is_called_behind_those_that_came_later() {
+    let mut world = World::new();
+    world.subsystem("times", SubsystemOptions { last: true, ..Default::default() });
+    world.subsystem("later", SubsystemOptions::default());
+    let of = |world: &mut World, event| {
+        world.log();
+        assert!(world.machine(event).result.is_ok());
+        let log = world.log();
+        let mut names = log.iter().filter_map(|call| call.rsplit(' ').next());
+        (names.clone().position(|name| name == "times"), names.position(|name| name == "later"))
+    };
+    for event in [Event::Prepare, Event::Freeze] {
+        let (times, later) = of(&mut world, event);
+        assert!(times.unwrap() > later.unwrap(), "{event}");
+    }
+    let (times, later) = of(&mut world, Event::Cancel);
+    assert!(times.unwrap() < later.unwrap());
+}
+
+#[test]
 fn a_whole_live_update_leaves_nothing_kept() {
     for files in 0..=4 {
         for subsystems in 0..=4 {

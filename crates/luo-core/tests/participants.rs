@@ -6,7 +6,7 @@ use common::*;
 use luo_core::*;
 
 fn join(world: &mut World, name: &str, criticality: Criticality) {
-    let options = SubsystemOptions { criticality, concurrent: true };
+    let options = SubsystemOptions { criticality, concurrent: true, last: false };
     world.core.register_subsystem(name, SubsystemKind::Remote, options).unwrap();
 }
 

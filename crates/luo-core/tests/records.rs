@@ -298,7 +298,8 @@ fn a_file_whose_handler_is_gone_is_kept_with_its_error() {
 #[test]
 fn a_participant_that_registers_again_goes_on_where_it_was() {
     let mut world = World::new();
-    let options = SubsystemOptions { criticality: Criticality::Optional, concurrent: true };
+    let options =
+        SubsystemOptions { criticality: Criticality::Optional, concurrent: true, last: false };
     world.core.register_subsystem("p", SubsystemKind::Remote, options).unwrap();
     world.core.begin(Scope::Machine, Event::Prepare).unwrap();
     let call = world.calls().remove(0);

@@ -6,7 +6,10 @@
 mod description;
 mod inherit;
 mod kexec;
+mod liveupdate;
+mod mapped;
 mod mapping;
+mod range;
 mod sealed;
 mod signals;
 
@@ -15,6 +18,9 @@ pub use inherit::{adopt, adopt_stdin, close_on_exec};
 pub use kexec::{
     crash_kernel_loaded, kernel_loaded, load_kernel, restart_into_loaded, unload_kernel,
 };
+pub use liveupdate::{LIVEUPDATE_DEVICE, LiveUpdateDevice, LiveUpdateSession};
+pub use mapped::{Durability, Mapped, Protection};
 pub use mapping::{Memory, MemoryError};
+pub use range::{FileRange, lend_range, lent_range, lent_within};
 pub use sealed::{read_sealed, seal, sealed_size};
 pub use signals::{Signals, blocked};

@@ -1,11 +1,14 @@
-//! Memory that outlives a process: a memfd, mapped, and read and written without `unsafe` by its user.
+//! Memory that outlives a process: a memfd, or a range of an arena that luod has lent, mapped, and read and
+//! written without `unsafe` by its user.
 //!
 //! The file is shared: another process that holds the descriptor may write it at any moment. So its bytes are
 //! never lent out as `&[u8]`; they are copied in and out, and single words are read and published atomically.
 //!
 //! Invariants:
-//! - The file carries `F_SEAL_SHRINK` for as long as a [`Memory`] maps it, so a mapped page below
-//!   [`len`](Memory::len) never goes away and an access in bounds never raises SIGBUS. It may grow.
+//! - A memfd carries `F_SEAL_SHRINK` for as long as a [`Memory`] maps it, so a mapped page below
+//!   [`len`](Memory::len) never goes away and an access in bounds never raises SIGBUS. It may grow. An arena
+//!   cannot be sealed: it is its operator who must not truncate it while memory in it is in use; who does, ends
+//!   the processes that use it (SIGBUS), and does nothing worse.
 //! - Every access to the mapping is an atomic access to an aligned 8-byte word, whatever its length and offset.
 //!   So accesses that race, from this process or another, are defined, and at worst a copy holds some words
 //!   from before and some from after.
@@ -19,9 +22,11 @@ use std::ptr::NonNull;
 use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{FileType, MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, MremapFlags, ProtFlags};
+
+use crate::range::{FileRange, lent_range};
 
 /// The size of a word, in bytes: the unit of every access.
 const WORD: usize = 8;
@@ -31,6 +36,12 @@ const RESERVE: usize = 64 << 20;
 
 /// The file system type of memfds on ordinary pages, as `fstatfs` gives it.
 const TMPFS_MAGIC: i64 = 0x0102_1994;
+
+/// The file system type of files on huge pages.
+const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
+
+/// The unit in which a device is mapped (`/dev/dax*`), in bytes.
+const DEVICE_PAGE: usize = 2 << 20;
 
 /// Why memory could not be made, taken over, grown or accessed.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +89,14 @@ pub enum MemoryError {
         /// The length asked for, in bytes.
         new_len: u64,
     },
+    /// A new length for memory in an arena, which has the length it was lent with.
+    #[error("memory in an arena keeps its {len} bytes; for {new_len}, allocate other memory")]
+    Fixed {
+        /// Its length, in bytes.
+        len: u64,
+        /// The length asked for, in bytes.
+        new_len: u64,
+    },
     /// An access that does not lie within the memory.
     #[error("access to {count} bytes at offset {offset} of memory that has {len}")]
     OutOfBounds {
@@ -96,12 +115,14 @@ pub enum MemoryError {
     },
 }
 
-/// A memfd and its shared mapping.
+/// A memfd, or a range of an arena, and its shared mapping.
 ///
 /// Dropping it unmaps the memory and closes the descriptor; the memory itself lives on while any process
 /// (luo's keeper, for one) holds another descriptor of it.
 pub struct Memory {
     fd: OwnedFd,
+    /// The range of the arena that it is; `None`: it is a memfd.
+    lent: Option<FileRange>,
     base: NonNull<AtomicU64>,
     /// How much address space is mapped, in bytes: a multiple of the page size, at least `len`.
     mapped: usize,
@@ -136,14 +157,18 @@ impl Memory {
         Self::from_fd(fd)
     }
 
-    /// Takes over a memfd and maps all of it, in time independent of its length.
+    /// Takes over a memfd and maps all of it, or a descriptor of memory in an arena and maps that, in time
+    /// independent of its length.
     ///
-    /// It is sealed against shrinking if it is not yet.
+    /// A memfd is sealed against shrinking if it is not yet.
     ///
     /// # Errors
     /// [`NotMemfd`](MemoryError::NotMemfd) for any other kind of file, [`Seal`](MemoryError::Seal) where it could
     /// shrink and cannot be sealed, [`Map`](MemoryError::Map). The descriptor is closed.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, MemoryError> {
+        if let Ok(Some(range)) = lent_range(&fd) {
+            return Self::from_lent(fd, range);
+        }
         let system =
             rustix::fs::fstatfs(&fd).map_err(|errno| MemoryError::NotMemfd(Some(errno)))?;
         // The type's width and sign differ between architectures; the magic number fits them all.
@@ -161,8 +186,32 @@ impl Memory {
         }
         // Only now is the length a lower bound for ever.
         let len = file_len(&fd)?;
-        let (base, mapped) = map(&fd, len)?;
-        Ok(Self { fd, base, mapped, len })
+        let (base, mapped) = map(&fd, 0, len, &[reserve(len), page_ceil(len)])?;
+        Ok(Self { fd, lent: None, base, mapped, len })
+    }
+
+    /// Maps a range of an arena.
+    fn from_lent(fd: OwnedFd, range: FileRange) -> Result<Self, MemoryError> {
+        let source = Errno::FBIG;
+        let len = usize::try_from(range.len)
+            .ok()
+            .filter(|len| *len <= isize::MAX as usize / 4)
+            .ok_or(MemoryError::Map { len: range.len, source })?;
+        // No reserve: behind it is somebody else's.
+        let (base, mapped) =
+            map(&fd, range.offset, len, &[len.next_multiple_of(page_size_of(&fd))])?;
+        Ok(Self { fd, lent: Some(range), base, mapped, len })
+    }
+
+    /// Whether it lies in an arena, so that no update copies it.
+    pub fn is_resident(&self) -> bool {
+        self.lent.is_some()
+    }
+
+    /// Where in its descriptor's file it begins, in bytes: what a mapping of one's own maps, from here and
+    /// [`len`](Self::len) bytes. Zero of a memfd.
+    pub fn offset(&self) -> u64 {
+        self.lent.map_or(0, |range| range.offset)
     }
 
     /// The length of the memory in bytes, as of the last [`from_fd`](Self::from_fd) or [`grow`](Self::grow).
@@ -178,12 +227,15 @@ impl Memory {
     /// Makes the memory `new_len` bytes long; the new bytes are zero and take up no memory yet.
     ///
     /// # Errors
-    /// [`Shrink`](MemoryError::Shrink) for less than the present length, [`Grow`](MemoryError::Grow) or
-    /// [`Map`](MemoryError::Map); after an error the memory is mapped as before.
+    /// [`Shrink`](MemoryError::Shrink) for less than the present length, [`Fixed`](MemoryError::Fixed) for more where
+    /// it [is resident](Self::is_resident), [`Grow`](MemoryError::Grow) or [`Map`](MemoryError::Map); after an error the memory is mapped as before.
     pub fn grow(&mut self, new_len: u64) -> Result<(), MemoryError> {
         let len = self.len();
         if new_len < len {
             return Err(MemoryError::Shrink { len, new_len });
+        }
+        if self.lent.is_some() {
+            return if new_len == len { Ok(()) } else { Err(MemoryError::Fixed { len, new_len }) };
         }
         let too_long = MemoryError::Grow { new_len, source: Errno::FBIG };
         let Ok(wanted) = usize::try_from(new_len) else { return Err(too_long) };
@@ -329,8 +381,9 @@ impl Memory {
     /// The file's words; the last one may reach past the length, into the zero rest of its page.
     fn words(&self) -> &[AtomicU64] {
         // SAFETY: `base` is page-aligned and the mapping spans `mapped >= len` bytes, a multiple of the page size
-        // and so of 8; every page that holds a byte below `len` exists as the file cannot shrink, so no access
-        // faults. Any bits are a valid `AtomicU64`; this process reaches the mapping through such words only, and
+        // and so of 8; every page that holds a byte below `len` exists as a memfd cannot shrink, and where the
+        // file is an arena that was truncated against all warnings, an access ends the process (SIGBUS) and is
+        // never undefined. Any bits are a valid `AtomicU64`; this process reaches the mapping through such words only, and
         // other processes are at most more threads that store to them. The borrow of `self` keeps it mapped.
         unsafe { slice::from_raw_parts(self.base.as_ptr(), self.len.div_ceil(WORD)) }
     }
@@ -379,6 +432,7 @@ impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Memory")
             .field("fd", &self.fd)
+            .field("lent", &self.lent)
             .field("len", &self.len)
             .finish_non_exhaustive()
     }
@@ -435,13 +489,38 @@ fn reserve(len: usize) -> usize {
     page_ceil(len.saturating_mul(2).clamp(RESERVE, isize::MAX as usize / 2))
 }
 
-fn map(fd: &OwnedFd, len: usize) -> Result<(NonNull<AtomicU64>, usize), MemoryError> {
+/// The unit in which a file is mapped, in bytes.
+fn page_size_of(fd: &OwnedFd) -> usize {
+    let page = rustix::param::page_size();
+    let Ok(stat) = rustix::fs::fstat(fd) else { return page };
+    if FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice {
+        return DEVICE_PAGE.max(page);
+    }
+    match rustix::fs::fstatfs(fd) {
+        #[allow(
+            clippy::unnecessary_cast,
+            reason = "the width of these fields differs between architectures"
+        )]
+        Ok(system) if system.f_type as i64 == HUGETLBFS_MAGIC => {
+            usize::try_from(system.f_bsize as i64).unwrap_or(page).max(page)
+        }
+        _ => page,
+    }
+}
+
+/// Maps the file from `offset` on, with the first of these sizes that there is room for.
+fn map(
+    fd: &OwnedFd,
+    offset: u64,
+    len: usize,
+    sizes: &[usize],
+) -> Result<(NonNull<AtomicU64>, usize), MemoryError> {
     let mut failed = Errno::NOMEM;
-    for size in [reserve(len), page_ceil(len)] {
+    for &size in sizes {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: no address is asked for, so the kernel chooses one where nothing is mapped.
         let mapped = unsafe {
-            rustix::mm::mmap(std::ptr::null_mut(), size, protection, MapFlags::SHARED, fd, 0)
+            rustix::mm::mmap(std::ptr::null_mut(), size, protection, MapFlags::SHARED, fd, offset)
         };
         match mapped.map(|address| NonNull::new(address.cast())) {
             Ok(Some(base)) => return Ok((base, size)),

@@ -13,8 +13,9 @@ use crate::error::{Error, Refusal};
 use crate::exchange::{Answer, Prepared};
 use crate::options::Options;
 use crate::protocol::{
-    ClaimSession, CreateSession, Finish, MANAGER, MAX_DESCRIPTORS, Nothing, Preserve, Preserved,
-    Refused, Retrieve, Retrieved, SESSION, SessionGiven, Unclaimed, Unpreserve, Unpreserved,
+    Allocate, Allocated, ClaimSession, CreateSession, Finish, MANAGER, MAX_DESCRIPTORS, Nothing,
+    Preserve, Preserved, Refused, Retrieve, Retrieved, SESSION, SessionGiven, Unclaimed,
+    Unpreserve, Unpreserved,
 };
 use crate::request;
 
@@ -130,6 +131,22 @@ pub(crate) fn preserved(
         }
     }
     Ok(verdicts)
+}
+
+pub(crate) fn allocate(token: u64, length: u64) -> Result<Prepared<'static>, Error> {
+    let request = Some(request::next());
+    let parameters = Allocate { token, length, required: None, request };
+    Prepared::new(SESSION, "Allocate", &parameters, Vec::new())
+}
+
+/// The descriptor of memory in the arena, or `None` where there is none for this process.
+pub(crate) fn allocated(answer: Answer) -> Result<Option<OwnedFd>, Error> {
+    let method = answer.method().to_owned();
+    let (reply, descriptors) = answer.decode::<Allocated>()?;
+    match reply.range {
+        Some(_) => sole(&method, descriptors).map(Some),
+        None => Ok(None),
+    }
 }
 
 pub(crate) fn unpreserve(tokens: &[u64]) -> Result<Vec<Prepared<'static>>, Error> {

@@ -72,6 +72,9 @@ pub enum Error {
     /// The connection cannot be read.
     #[error("the connection to luod failed: {0}")]
     Wire(#[from] WireError),
+    /// Memory cannot be made or mapped on this side.
+    #[error("memory: {0}")]
+    Memory(#[from] luo_sys::MemoryError),
     /// A system call failed on this side.
     #[error("{doing}: {source}")]
     System {

@@ -8,7 +8,9 @@ use crate::client;
 use crate::drive::until;
 use crate::error::Error;
 use crate::options::Options;
-use crate::protocol::{Event, FileInfo, Report, SessionInfo, Status, Unclaimed, Upgraded, Watched};
+use crate::protocol::{
+    Event, FileInfo, Report, SessionInfo, Status, Timeline, Unclaimed, Upgraded, Watched,
+};
 
 /// A connection to luod itself, with an API that blocks.
 ///
@@ -46,6 +48,15 @@ impl Manager {
         now(self.client.status())
     }
 
+    /// How long the last live update that arrived here took; `None` where there was none, or it was
+    /// not measured.
+    ///
+    /// # Errors
+    /// See the type. A luod before this method says that it does not know it.
+    pub fn timeline(&self) -> Result<Option<Timeline>, Error> {
+        now(self.client.timeline())
+    }
+
     /// All sessions that this user may see.
     ///
     /// # Errors
@@ -78,9 +89,9 @@ impl Manager {
         now(self.client.prepare(None))
     }
 
-    /// As [`prepare`](Self::prepare), through a carrier that may reach farther: `arena`, or
-    /// `keeper`, which is the default. What follows goes the same way, and a luod that departs
-    /// through the arena stops.
+    /// As [`prepare`](Self::prepare), through a carrier that may reach farther: `liveupdate`,
+    /// `arena`, `auto` for the one of these that is there, or `keeper`, which is the default. What
+    /// follows goes the same way, and a luod that departs through the arena stops.
     ///
     /// # Errors
     /// As [`prepare`](Self::prepare); ENOENT where luod has no such carrier, ENOSPC where it has

@@ -8,6 +8,7 @@ use crate::client;
 use crate::error::{Error, Refusal};
 use crate::options::Options;
 use crate::protocol::{Info, Unclaimed};
+use luo_sys::Memory;
 
 /// A session, with an API that blocks.
 ///
@@ -185,6 +186,33 @@ impl Session {
     pub fn preserve_optional<F: AsFd>(&self, files: &[(u64, F)]) -> Result<Vec<Verdict>, Error> {
         let (tokens, files) = calls::split(files);
         now(self.client.preserve_batch(&files, Some(&tokens), false))
+    }
+
+    /// Memory of at least `len` zero bytes (exactly as many, unless it lies on huge pages), preserved
+    /// under this token, that no update copies if that can be: where luod has an arena, this process
+    /// is root's or of luod's own user, and there is room, the memory lies in the arena
+    /// ([`Memory::is_resident`]). Otherwise it is an ordinary memory file, which an update through an
+    /// arena copies. What is different is the time that takes, and that resident memory does not
+    /// [grow](Memory::grow).
+    ///
+    /// Resident memory is this process's own until its last descriptor and mapping are gone, in
+    /// whatever process. After an update [`retrieve_memory`](Self::retrieve_memory) gives the same
+    /// bytes. Its content has no checksum, and once it was retrieved, what comes after a loss of power
+    /// is what was written last: state must be whole at every moment, as for a crash.
+    ///
+    /// # Errors
+    /// As [`preserve`](Self::preserve), and [`Error::Memory`] where no memory can be had.
+    pub fn allocate(&self, token: u64, len: u64) -> Result<Memory, Error> {
+        now(self.client.allocate(token, len))
+    }
+
+    /// Takes memory back, and maps it: what [`allocate`](Self::allocate) gave, or any memfd.
+    ///
+    /// # Errors
+    /// As [`retrieve`](Self::retrieve); EPERM for memory in the arena where this process may not
+    /// reach that; [`Error::Memory`] where the file is no memory or cannot be mapped.
+    pub fn retrieve_memory(&self, token: u64) -> Result<Memory, Error> {
+        now(self.client.retrieve_memory(token))
     }
 
     /// Takes a file out: luod closes its duplicate.

@@ -50,7 +50,7 @@ impl Info {
         Self {
             arena: id(superblock.arena),
             machine: id(superblock.machine),
-            version: luo_abi::arena::VERSION,
+            version: superblock.version(),
             size: superblock.size,
             holds_handover: superblock.catalogue.is_some(),
             generation: superblock.generation,
@@ -104,6 +104,7 @@ fn objects(view: &View) -> Vec<Object> {
             _ if handover == Some(object.handle) => "handover",
             Kind::Inline(_) | Kind::Bytes => "bytes",
             Kind::Memory => "memory",
+            Kind::Resident => "resident memory",
         };
         Object {
             handle: format!("{:#x}", object.handle),

@@ -72,6 +72,11 @@ pub(crate) enum Carrier {
     Keeper,
     /// The arena of luod's configuration: what starts after a kexec or a power cycle goes on.
     Arena,
+    /// The kernel's /dev/liveupdate (Linux 6.19 or later): memory is not copied, and what starts
+    /// after a kexec goes on.
+    Liveupdate,
+    /// liveupdate where the device is there, else arena.
+    Auto,
 }
 
 impl Carrier {
@@ -80,8 +85,21 @@ impl Carrier {
         match self {
             Self::Keeper => "keeper",
             Self::Arena => "arena",
+            Self::Liveupdate => "liveupdate",
+            Self::Auto => "auto",
         }
     }
+}
+
+/// What takes everything over a reboot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RebootCarrier {
+    /// The kernel's own orchestrator where luod has it, else the arena.
+    Auto,
+    /// The kernel's own orchestrator, /dev/liveupdate: nothing is copied.
+    Liveupdate,
+    /// The arena of luod's configuration.
+    Arena,
 }
 
 #[derive(Debug, Subcommand)]
@@ -159,6 +177,33 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ArenaCommand,
     },
+    /// Load the kernel that the machine is to go on with, or let go of it; luod is not needed.
+    Kexec {
+        #[command(subcommand)]
+        command: KexecCommand,
+    },
+    /// Go on with the kernel that is loaded, and take everything along that luod holds.
+    ///
+    /// What has to hold is checked first. Then luod prepares, freezes and departs, and the next kernel
+    /// is started: through systemd where that runs the machine, else at once. What fails before that
+    /// is undone, and the machine goes on as it was.
+    Reboot {
+        /// What takes it to the next kernel.
+        #[arg(long, value_enum, value_name = "CARRIER", default_value_t = RebootCarrier::Auto)]
+        carrier: RebootCarrier,
+        /// Check and rehearse alone: the workloads stand still for a moment, and nothing is changed.
+        #[arg(long)]
+        dry_run: bool,
+        /// Go on although something cannot be told that should be known.
+        #[arg(long)]
+        accept_unknown: bool,
+    },
+    /// Write how long the last live update took, as an HTML page with a time line.
+    Report {
+        /// The page's file. Default: standard output.
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// Print completions for a shell.
     Completions {
         /// The shell.
@@ -209,6 +254,30 @@ pub(crate) enum ArenaCommand {
         #[arg(long)]
         handover: bool,
     },
+}
+
+/// What is done with the next kernel.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KexecCommand {
+    /// Load a kernel, in place of one that was loaded before.
+    ///
+    /// Of a unified kernel image its parts are loaded, with its own command line where none is
+    /// given. What was loaded is noted for `luoctl reboot`.
+    Load {
+        /// The kernel: a bzImage (vmlinuz), an Image, or a unified kernel image.
+        kernel: PathBuf,
+        /// Its initrd.
+        #[arg(long, value_name = "FILE")]
+        initrd: Option<PathBuf>,
+        /// Its command line; with --reuse-cmdline what is added to that.
+        #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+        append: Option<String>,
+        /// Take the running kernel's command line, without what only fits the boot loader.
+        #[arg(long)]
+        reuse_cmdline: bool,
+    },
+    /// Let go of the kernel that was loaded.
+    Unload,
 }
 
 /// A number of bytes.

@@ -1,4 +1,4 @@
-//! What a live update costs, from the timings of a rehearsal.
+//! What a live update costs, in time and in room, from the report of a rehearsal.
 //!
 //! A timing is what one subsystem does in one phase for one session, from the start of its first
 //! call to the end of its last. Parts may run side by side, so their sum is the most that a phase
@@ -6,7 +6,7 @@
 //!
 //! Invariants: no time is shown as exact that is a bound; no bound is larger than the whole.
 
-use luo::protocol::{Report, Timing};
+use luo::protocol::{Needs, Report, Timing};
 
 use crate::format;
 use crate::output::{TextTable, Tone, cell};
@@ -62,7 +62,7 @@ pub(crate) fn parts(timings: &[Timing]) -> TextTable {
     table
 }
 
-/// The whole and the blackout.
+/// The whole, the blackout, and the room it needs.
 pub(crate) fn summary(report: &Report) -> TextTable {
     let mut table = TextTable::bare();
     let total = format!(
@@ -79,7 +79,38 @@ pub(crate) fn summary(report: &Report) -> TextTable {
         _ => format!("at most {time}, in which the workloads stand still"),
     };
     table.row(vec![cell("blackout", Tone::Faint), cell(&blackout, Tone::Notice)]);
+    if let Some(needs) = &report.needs {
+        table.row(vec![cell("room", Tone::Faint), cell(&room(needs), Tone::Plain)]);
+    }
     table
+}
+
+/// What each session needs in the carrier, where it needs anything at all.
+pub(crate) fn needs(needs: &Needs) -> TextTable {
+    let mut table = TextTable::new(&["SESSION", "NEEDS"]).numbers(&[1]);
+    if needs.free.is_some() {
+        for session in &needs.sessions {
+            table.row(vec![
+                cell(&session.session, Tone::Plain),
+                cell(&format::bytes(session.bytes), Tone::Plain),
+            ]);
+        }
+    }
+    table
+}
+
+/// What the whole needs in the carrier.
+fn room(needs: &Needs) -> String {
+    match (needs.free, needs.size) {
+        (Some(free), Some(size)) => format!(
+            "{} in the {}, of which {} of {} are free",
+            format::bytes(needs.bytes),
+            needs.carrier,
+            format::bytes(free),
+            format::bytes(size)
+        ),
+        _ => format!("none: the {} copies nothing", needs.carrier),
+    }
 }
 
 #[cfg(test)]

@@ -63,6 +63,10 @@ pub(crate) fn rehearse(
     if !report.timings.is_empty() {
         output.line("")?;
     }
+    if let Some(needs) = report.needs.as_ref().map(cost::needs).filter(|table| !table.is_empty()) {
+        output.table(&needs)?;
+        output.line("")?;
+    }
     output.table(&cost::summary(&report))?;
     left_out(&report.left_out, output)
 }

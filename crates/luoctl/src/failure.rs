@@ -26,6 +26,7 @@ pub(crate) enum Context {
     Rehearse,
     Upgrade,
     Release,
+    Reboot,
 }
 
 /// A command failed.
@@ -48,6 +49,9 @@ pub(crate) enum Failure {
     /// An arena cannot be made or read.
     #[error("{}: {}", path.display(), source.reason())]
     Arena { path: PathBuf, source: luo_core::Failure },
+    /// A step that is not luod's: one with the kernel, or on the way to it.
+    #[error("{sentence}")]
+    Step { sentence: String, exit: Exit, source: Option<io::Error> },
     /// What was sent along with a reply cannot be read.
     #[error("the handover that luod sent cannot be read: {0}; ask again")]
     Handover(#[source] io::Error),
@@ -84,6 +88,7 @@ impl Failure {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Luod { source, .. } => luod_exit(source),
+            Self::Step { exit, .. } => *exit,
             Self::Path { source, .. } => io_exit(source),
             Self::Arena { source, .. } => errno_exit(source.errno().name()),
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
@@ -218,6 +223,7 @@ const fn failed(context: Context) -> &'static str {
         Context::Rehearse => "the rehearsal failed: ",
         Context::Upgrade => "the upgrade failed: ",
         Context::Release => "release failed: ",
+        Context::Reboot => "the machine was not rebooted: ",
     }
 }
 
@@ -257,6 +263,8 @@ fn next_step(context: Context, exit: Exit) -> &'static str {
         (_, Context::Finish) => "nothing was finished: settle that and finish again",
         (_, Context::Cancel) => "`luoctl status` shows where it stands",
         (_, Context::Upgrade) => "the luod that ran serves on",
-        (_, Context::Asking | Context::Watch | Context::Release) => "luod's log may tell more",
+        (_, Context::Asking | Context::Watch | Context::Release | Context::Reboot) => {
+            "luod's log may tell more"
+        }
     }
 }

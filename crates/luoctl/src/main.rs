@@ -1,6 +1,7 @@
 //! The control tool of luo, the live update orchestrator.
 //!
-//! Everything it knows of luod comes through the client library; it has no state of its own.
+//! Everything it knows of luod comes through the client library. Its only state is a note of the
+//! kernel that it has loaded.
 //!
 //! Invariants: what was asked for goes to stdout, everything else to stderr; how the command ended
 //! is told by the exit status ([`exit::Exit`]) and, where it failed, by one sentence; a reader that
@@ -17,10 +18,13 @@ mod exit;
 mod failure;
 mod format;
 mod inspect;
+mod kexec;
 mod lists;
 mod manual;
 mod output;
 mod progress;
+mod reboot;
+mod report;
 mod status;
 mod upgrade;
 mod watch;
@@ -91,6 +95,20 @@ fn run(cli: &Cli, output: &mut Output) -> Result<(), Failure> {
             lists::release(&connect(Context::Release)?, session, output)
         }
         Command::Arena { command } => arena::run(command, output),
+        Command::Kexec { command } => kexec::run(command, output),
+        Command::Reboot { carrier, dry_run, accept_unknown } => {
+            let wanted = reboot::Wanted {
+                carrier: *carrier,
+                dry_run: *dry_run,
+                accept_unknown: *accept_unknown,
+                options: cli.global.options(),
+                deadline: cli.global.deadline,
+            };
+            reboot::run(&connect(Context::Reboot)?, wanted, output)
+        }
+        Command::Report { output: file } => {
+            report::run(&connect(Context::Asking)?, file.as_deref(), output)
+        }
         Command::Completions { shell } => manual::completions(*shell, output),
         Command::Man { directory } => manual::pages(directory.as_deref(), output),
     }

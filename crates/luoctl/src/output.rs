@@ -76,6 +76,12 @@ impl Output {
         Ok(())
     }
 
+    /// Text that was made here, of many lines.
+    pub(crate) fn line_raw(&mut self, text: &str) -> Result<(), Failure> {
+        self.stdout.write_all(text.as_bytes())?;
+        Ok(())
+    }
+
     /// Says what was done.
     pub(crate) fn done(&mut self, line: &str) -> Result<(), Failure> {
         if self.quiet || self.json {

@@ -13,7 +13,12 @@ pub(crate) struct Spinner(Option<ProgressBar>);
 
 impl Spinner {
     pub(crate) fn start(doing: &'static str, output: &Output) -> Self {
-        if output.is_quiet() || !io::stderr().is_terminal() {
+        if output.is_quiet() { Self(None) } else { Self::on_stderr(doing) }
+    }
+
+    /// On a terminal, whatever the command's output is.
+    pub(crate) fn on_stderr(doing: &'static str) -> Self {
+        if !io::stderr().is_terminal() {
             return Self(None);
         }
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
@@ -32,7 +37,12 @@ pub(crate) struct Bar(Option<ProgressBar>);
 
 impl Bar {
     pub(crate) fn start(doing: &'static str, output: &Output) -> Self {
-        if output.is_quiet() || !io::stderr().is_terminal() {
+        if output.is_quiet() { Self(None) } else { Self::on_stderr(doing) }
+    }
+
+    /// On a terminal, whatever the command's output is.
+    pub(crate) fn on_stderr(doing: &'static str) -> Self {
+        if !io::stderr().is_terminal() {
             return Self(None);
         }
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());

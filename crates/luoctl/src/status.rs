@@ -1,6 +1,6 @@
 //! `luoctl status`.
 
-use luo::protocol::{SessionInfo, Status, SubsystemInfo};
+use luo::protocol::{SessionInfo, Span, Status, SubsystemInfo, Timeline};
 use luo::{Manager, State};
 
 use crate::failure::{Context, Failure};
@@ -14,6 +14,12 @@ pub(crate) fn run(manager: &Manager, output: &mut Output) -> Result<(), Failure>
         return output.reply(&status);
     }
     output.table(&summary(&status))?;
+    let asked = status.measured.map(|_| manager.timeline()).transpose();
+    if let Some(timeline) = asked.map_err(Failure::luod(Context::Asking))?.flatten() {
+        output.line("")?;
+        output.table(&split(&timeline))?;
+        output.line(&format!("Live update {}: {}", timeline.number, blackout(&timeline)))?;
+    }
     if status.unclaimed > 0 {
         let sessions = manager.sessions().map_err(Failure::luod(Context::Asking))?;
         let unclaimed = unclaimed(&sessions);
@@ -74,6 +80,58 @@ fn summary(status: &Status) -> TextTable {
         row("unclaimed", &unclaimed, Tone::Notice);
     }
     table
+}
+
+/// How long nothing was served, in words.
+pub(crate) fn blackout(timeline: &Timeline) -> String {
+    let Some(blackout) = &timeline.blackout else {
+        return "no session is ready yet".to_owned();
+    };
+    let least = if blackout.at_least { "at least " } else { "" };
+    let error = match blackout.error_microseconds {
+        0 => String::new(),
+        error => format!(" ± {}", format::micros(error)),
+    };
+    let session = match blackout.session.as_str() {
+        "" => "the first session",
+        name => name,
+    };
+    let step = match timeline.clock_step_microseconds {
+        step if step.unsigned_abs() < 1_000 => String::new(),
+        step => format!("; the clock was set by {}", format::micros(step.unsigned_abs())),
+    };
+    format!(
+        "{least}{}{error} from freeze until {session} was ready{step}",
+        format::micros(blackout.microseconds)
+    )
+}
+
+/// What took how long; of the sessions those that took longest.
+fn split(timeline: &Timeline) -> TextTable {
+    const SESSIONS: usize = 20;
+    let mut table = TextTable::new(&["PHASE", "SESSION", "AFTER FREEZE", "TOOK"]).numbers(&[2, 3]);
+    let mut own: Vec<&Span> = timeline.spans.iter().filter(|span| whose(span).is_some()).collect();
+    own.sort_by_key(|span| std::cmp::Reverse(span.microseconds));
+    own.truncate(SESSIONS);
+    let shown = timeline
+        .spans
+        .iter()
+        .filter(|span| whose(span).is_none() || own.iter().any(|own| std::ptr::eq(*own, *span)));
+    for span in shown {
+        let sign = if span.began < 0 { "-" } else { "" };
+        let tone = if span.phase == "freeze" { Tone::Notice } else { Tone::Plain };
+        table.row(vec![
+            cell(&span.phase, tone),
+            cell(whose(span).unwrap_or("-"), Tone::Plain),
+            cell(&format!("{sign}{}", format::micros(span.began.unsigned_abs())), Tone::Plain),
+            cell(&format::micros(span.microseconds), tone),
+        ]);
+    }
+    table
+}
+
+fn whose(span: &Span) -> Option<&str> {
+    span.session.as_deref().or(span.participant.as_deref())
 }
 
 pub(crate) const fn state_tone(state: State) -> Tone {

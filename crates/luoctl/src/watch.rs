@@ -67,15 +67,16 @@ fn forward(mut events: Watch, to: &Sender<Came>) {
     }
 }
 
-/// The signals that end the command.
-struct Signals {
+/// The signals that end a command.
+pub(crate) struct Signals {
     runtime: Runtime,
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
-    fn catch() -> io::Result<Self> {
+    /// From here on they end nothing by themselves.
+    pub(crate) fn catch() -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_io().build()?;
         let (interrupt, terminate) = {
             let _inside = runtime.enter();
@@ -85,6 +86,13 @@ impl Signals {
     }
 
     fn wait(self, to: &Sender<Came>) {
+        self.come();
+        // Where nobody listens any more the command has ended already.
+        let _ = to.send(Came::Signal);
+    }
+
+    /// Waits for one of them.
+    pub(crate) fn come(self) {
         let Self { runtime, mut interrupt, mut terminate } = self;
         runtime.block_on(async {
             tokio::select! {
@@ -92,8 +100,6 @@ impl Signals {
                 _ = terminate.recv() => {}
             }
         });
-        // Where nobody listens any more the command has ended already.
-        let _ = to.send(Came::Signal);
     }
 }
 

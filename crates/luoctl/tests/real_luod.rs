@@ -90,6 +90,7 @@ fn an_operators_day() {
     assert!(luod.run(&["inspect"], 0).contains("file-descriptors-v1"));
     assert!(luod.run(&["inspect"], 0).contains("0x2a"));
     assert!(luod.run(&["rehearse"], 0).contains("blackout"));
+    luod.run(&["report"], 6);
     luod.run(&["freeze"], 5);
     luod.run(&["prepare"], 0);
     luod.run(&["prepare"], 5);
@@ -108,7 +109,20 @@ fn an_operators_day() {
         assert!(start.elapsed() < PATIENCE, "not arrived");
     }
     luod.run(&["finish"], 5);
+    assert!(luod.run(&["status"], 0).contains("no session is ready yet"));
+    // It departed ahead of the machine, so it is the machine's update that it arrives with.
+    let session = Session::open_with("shop", luod.options()).unwrap();
+    session.retrieve_many(&[1, 0x2a]).unwrap();
+    let status = luod.run(&["status"], 0);
+    assert!(status.contains("from freeze until shop was ready"), "{status}");
+    assert!(status.contains("retrieve") && status.contains("restart"), "{status}");
+    drop(session);
     luod.run(&["finish", "--unclaimed", "carry"], 0);
+    let page = luod.run(&["report"], 0);
+    assert!(page.starts_with("<!doctype html>") && page.contains("<svg"), "{page}");
+    let timeline: luo::protocol::Timeline =
+        serde_json::from_str(&luod.run(&["--json", "report"], 0)).unwrap();
+    assert!(timeline.same_kernel && timeline.blackout.unwrap().error_microseconds == 0);
     luod.run(&["release", "shop"], 0);
     luod.run(&["release", "shop"], 6);
 }
@@ -144,4 +158,25 @@ fn without_luod_the_status_is_unreachable() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(4));
+}
+
+#[test]
+fn a_reboot_that_may_not_be_says_why_and_changes_nothing() {
+    let Some(luod) = Luod::start() else { return };
+    let (reader, _writer) = pipe();
+    let session = Session::open_with("shop", luod.options()).unwrap();
+    session.preserve_many(&[(1, &reader)]).unwrap();
+    for arguments in [&["reboot", "--dry-run"][..], &["reboot", "--accept-unknown"]] {
+        let text = luod.run(arguments, 1);
+        assert!(text.contains("luod has no arena"), "{text}");
+        assert!(text.contains("nothing was changed"), "{text}");
+    }
+    let told: serde_json::Value = serde_json::from_str(
+        luod.run(&["--json", "reboot", "--dry-run"], 1).split("luoctl: ").next().unwrap(),
+    )
+    .unwrap();
+    assert_eq!((&told["carrier"], &told["may_reboot"]), (&"arena".into(), &false.into()));
+    let checks = told["checks"].as_array().unwrap();
+    assert!(checks.iter().any(|check| check["name"] == "rehearsal" && check["verdict"] == "fail"));
+    assert!(luod.run(&["status"], 0).contains("normal"));
 }

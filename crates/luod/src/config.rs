@@ -49,6 +49,8 @@ pub struct Config {
     pub keeper: KeeperKind,
     /// The arena that an update of the machine can go through. Default none.
     pub arena: Option<PathBuf>,
+    /// Whether an update of the machine can go through the kernel's `/dev/liveupdate`.
+    pub liveupdate: LiveUpdate,
     /// Permissions of the socket, octal in a string: who may talk to luod at all.
     pub socket_mode: SocketMode,
     /// What one user may have.
@@ -59,6 +61,19 @@ pub struct Config {
     pub participants: Participants,
     /// How often and how fast the keeper starts a worker again.
     pub worker: Worker,
+}
+
+/// Whether luod uses `/dev/liveupdate`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LiveUpdate {
+    /// Where the device is there and can be opened. The default.
+    #[default]
+    Auto,
+    /// It should be there: that it cannot be opened is reported.
+    On,
+    /// Never: the device is left to others.
+    Off,
 }
 
 /// Permissions of the socket.

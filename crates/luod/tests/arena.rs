@@ -3,9 +3,11 @@
 mod common;
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use common::{Luod, errno, pipe};
@@ -168,10 +170,17 @@ fn an_arena_without_room_is_found_in_prepare_and_nothing_is_lost() {
     let file = File::from(memfd_create("large", MemfdFlags::CLOEXEC).unwrap());
     file.write_all_at(&random, 0).unwrap();
     shop.preserve(1, &file).unwrap();
+    // Holes need nothing.
+    luod.session("other").preserve(1, memory(3, 16 * MIB)).unwrap();
     match luod.manager().prepare_through("arena") {
         Err(Error::Refused(refusal)) => {
             assert_eq!(refusal.errno, "ENOSPC");
-            assert!(refusal.reason.contains("bytes"), "{refusal}");
+            // Of the whole update, not of the file at which it ran out.
+            let whole = number_before(&refusal.reason, " bytes in the arena, and ");
+            assert!((9 * MIB..9 * MIB + (256 << 10)).contains(&whole), "{refusal}");
+            let free = number_before(&refusal.reason, " of 4194304 were free");
+            assert!((3 * MIB..4 * MIB).contains(&free), "{refusal}");
+            assert!(refusal.reason.contains("2 files"), "{refusal}");
         }
         other => panic!("{other:?}"),
     }
@@ -182,6 +191,12 @@ fn an_arena_without_room_is_found_in_prepare_and_nothing_is_lost() {
     shop.preserve(1, memory(1, 2 * MIB)).unwrap();
     luod.manager().prepare_through("arena").unwrap();
     luod.manager().cancel().unwrap();
+}
+
+/// The number that stands before these words.
+fn number_before(text: &str, words: &str) -> u64 {
+    let before = &text[..text.find(words).unwrap_or_else(|| panic!("{words:?} in {text:?}"))];
+    before.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 #[test]
@@ -281,6 +296,16 @@ fn a_rehearsal_through_the_arena_changes_nothing() {
     let report = luod.manager().rehearse_through("arena").unwrap();
     assert_eq!(report.state, State::Normal);
     assert!(report.timings.iter().any(|part| part.session.as_deref() == Some("shop")));
+    let needs = report.needs.unwrap();
+    assert_eq!((needs.carrier.as_str(), needs.size), ("arena", Some(32 * MIB)));
+    // A page every 64 KiB, and a checksum for each.
+    let [shops] = needs.sessions.as_slice() else { panic!("{needs:?}") };
+    assert_eq!(shops.session, "shop");
+    assert!((MIB / 2..MIB / 2 + 8192).contains(&shops.bytes), "{needs:?}");
+    assert!((shops.bytes..shops.bytes + (80 << 10)).contains(&needs.bytes), "{needs:?}");
+    assert_eq!(needs.free, Some(32 * MIB - 8192));
+    let near = luod.manager().rehearse().unwrap().needs.unwrap();
+    assert_eq!((near.carrier.as_str(), near.bytes, near.free), ("keeper", 0, None));
     drop(luod);
     let luod = place.luod();
     assert_eq!(luod.manager().status().unwrap().sessions, 0);
@@ -402,4 +427,41 @@ fn luod_killed_at_any_moment_of_a_departure_leaves_the_old_or_the_new_handover()
         drop(manager);
     }
     assert!(arrived > 0, "{arrived} {lost}");
+}
+
+/// Every test of this file once more, with its arena on a tmpfs of huge pages instead of a disk.
+///
+/// The file system is mounted in a mount namespace of its own and is gone with it.
+#[test]
+fn all_of_it_holds_on_huge_pages() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: mounting a tmpfs of huge pages needs root");
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let script = "mount -t tmpfs -o huge=always,size=1g luo \"$TMPDIR\" || exit 77; exec \"$@\"";
+    let ran = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--test-threads=1", "--skip", "all_of_it_holds_on_huge_pages"])
+        .env("TMPDIR", place.path())
+        .output();
+    let ran = match ran {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            println!("SKIPPED: unshare(1) is not here: install util-linux");
+            return;
+        }
+        ran => ran.unwrap(),
+    };
+    if ran.status.code() == Some(77) || ran.status.code() == Some(1) && ran.stdout.is_empty() {
+        println!(
+            "SKIPPED: no tmpfs of huge pages: {}",
+            String::from_utf8_lossy(&ran.stderr).trim()
+        );
+        return;
+    }
+    let told = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success(), "{told}\n{}", String::from_utf8_lossy(&ran.stderr));
+    let ran = told.matches(" ... ok").count();
+    assert!(ran > 10, "{ran} tests ran:\n{told}");
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use common::{Luod, PATIENCE, assert_connected, errno, pipe};
 use luo::{Manager, Options, Participant, ParticipantOptions, Session, Unclaimed, Watch};
+use luo_carriers::arena;
 
 /// What a process of another user is to do; see [`a_process_of_another_user`].
 const STEP: &str = "LUO_ISOLATION_STEP";
@@ -112,6 +113,8 @@ fn a_process_of_another_user() {
         "watch" => watch(),
         "watch one's own" => watch_own(),
         "use what was passed" => use_passed(),
+        "allocate" => allocate(),
+        "reach the arena" => reach_arena(),
         "too many sessions" => too_many_sessions(),
         "too many files" => too_many_files(),
         "too many bytes" => too_many_bytes(),
@@ -254,6 +257,25 @@ fn use_passed() {
     assert_eq!(manager.sessions().unwrap(), []);
 }
 
+/// The same call gives ordinary memory.
+fn allocate() {
+    let session = Session::create_with("mallory", options()).unwrap();
+    let memory = session.allocate(1, 100_000).unwrap();
+    assert!(!memory.is_resident());
+    assert_eq!(session.info().unwrap().files, [1]);
+    session.release().unwrap();
+}
+
+/// Of a session of root's, everything but memory in the arena.
+fn reach_arena() {
+    let descriptor = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
+    let session = Session::from_descriptor_with(descriptor, options()).unwrap();
+    assert!(!session.allocate(2, 100_000).unwrap().is_resident());
+    assert_eq!(session.info().unwrap().incoming, [1]);
+    let reason = refused("EPERM", "retrieve", session.retrieve(1));
+    assert!(reason.contains("reaches all of the arena"), "{reason}");
+}
+
 fn too_many_sessions() {
     let _held: Vec<_> = (0..3)
         .map(|number| Session::create_with(&format!("s{number}"), options()).unwrap())
@@ -384,6 +406,24 @@ fn what_goes_on_in_others_sessions_is_not_told() {
 fn the_end_of_ones_own_session_is_told() {
     let Some(machine) = Machine::start("") else { return };
     machine.run(MALLORY, "watch one's own");
+}
+
+#[test]
+fn a_descriptor_of_the_arena_is_for_operators_whoever_has_the_session() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("arena");
+    let medium = arena::FileMedium::create(&path, 8 << 20).unwrap();
+    let machine_id = arena::machine_id().unwrap();
+    arena::Arena::create(std::sync::Arc::new(medium), machine_id, false).unwrap();
+    let Some(machine) = Machine::start(&format!("arena = {path:?}")) else { return };
+    machine.run(MALLORY, "allocate");
+    assert!(machine.luod.session("roots").allocate(1, 100_000).unwrap().is_resident());
+    let session = machine.luod.session("roots");
+    assert!(session.is_updated().unwrap());
+    let descriptor = session.descriptor().unwrap();
+    let child = machine.begin(MALLORY, "reach the arena", Stdio::from(descriptor));
+    assert_good(child, "reach the arena");
+    assert!(session.retrieve_memory(1).unwrap().is_resident());
 }
 
 #[test]

@@ -99,6 +99,29 @@ fn a_large_batch_is_kept_whole_and_loaded_by_the_next_worker() {
 }
 
 #[test]
+fn the_keeper_retrieves_from_nothing_but_the_device_and_holds_nothing_of_what_it_refuses() {
+    run(async {
+        let rig = Rig::new();
+        let worker = rig.worker();
+        let mut attached = attach(&worker).await;
+        let name = luo_abi::liveupdate::ioctl::Name::new(b"luod").unwrap();
+        let mut batch = Batch::new();
+        batch.put(7, b"there", []).unwrap();
+        attached.store.submit(batch).await.unwrap();
+        for (key, errno) in [(7, 17), (8, 19)] {
+            let (reader, _writer) = pipe();
+            match attached.store.retrieve(key, reader, name).await {
+                Err(StoreError::Refused { errno: given }) => assert_eq!(given, errno),
+                answer => panic!("{answer:?}"),
+            }
+        }
+        let slots = loaded(&mut attached).await;
+        assert_eq!(slots.keys().copied().collect::<Vec<_>>(), [7]);
+        assert_eq!(slots[&7].record, b"there");
+    });
+}
+
+#[test]
 fn batches_are_pipelined_and_answered_each_with_its_own_result() {
     run(async {
         let rig = Rig::with(Conditions { limits: [10_000, 10_000, 3000], ..Conditions::default() });

@@ -22,15 +22,22 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Weak};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use luo::{Manager, Options, Refusal, Session, Unclaimed};
+use luo::{Manager, Options, Refusal, Session, State, Unclaimed};
 
 use crate::custody::{CustodyError, Keeper, LISTENER, MEMORY};
 use crate::store::FIRST_CONNECTION;
 
 /// How long one call to luod may take, a restart of luod included.
 const CALL: Duration = Duration::from_secs(10);
+
+/// What luod refused although the machine is at rest is asked again so much later, then twice as much, up to 64
+/// times.
+const AGAIN: Duration = Duration::from_millis(50);
+/// Between two looks at the machine's state where no event comes.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// What went wrong between kv and luo.
 #[derive(Debug, thiserror::Error)]
@@ -225,7 +232,8 @@ impl Place {
     /// A keeper of connections. It does nothing until [`settled`](Self::settled), and refuses once this place is
     /// let go. Only the first one that is asked for waits.
     pub fn keeper(&mut self) -> SessionKeeper {
-        SessionKeeper { session: Arc::downgrade(&self.session), gate: self.gate.take() }
+        let options = self.options.clone();
+        SessionKeeper { session: Arc::downgrade(&self.session), options, gate: self.gate.take() }
     }
 
     /// The session holds what it must: connections can be given to it and taken out.
@@ -275,6 +283,7 @@ fn inherit(session: &Session, tokens: &[u64]) -> Result<Inherited, HandoverError
 #[derive(Debug)]
 pub struct SessionKeeper {
     session: Weak<Session>,
+    options: Options,
     gate: Option<Receiver<()>>,
 }
 
@@ -289,21 +298,63 @@ impl SessionKeeper {
 }
 
 impl Keeper for SessionKeeper {
-    fn preserve(&mut self, connections: &[(u64, OwnedFd)]) -> Result<(), CustodyError> {
+    fn preserve(&mut self, connections: &[(u64, OwnedFd)]) -> Result<Vec<u64>, CustodyError> {
         // A connection ends with the machine, so an update of the machine need not fail for it. Those that were
         // taken beside one that was refused stay: they are handed over all the same.
         let verdicts = self.session()?.preserve_optional(connections)?;
-        match verdicts.into_iter().find_map(Result::err) {
-            None => Ok(()),
-            Some(refusal) => Err(refusal.into()),
-        }
+        let tokens = connections.iter().map(|(token, _)| *token);
+        let refusals =
+            tokens.zip(verdicts).filter_map(|(token, verdict)| Some((token, verdict.err()?)));
+        busy(refusals)
     }
 
-    fn forget(&mut self, tokens: &[u64]) -> Result<(), CustodyError> {
+    fn forget(&mut self, tokens: &[u64]) -> Result<Vec<u64>, CustodyError> {
         let refusals = self.session()?.unpreserve_many(tokens)?;
-        match refusals.into_iter().find(|refusal| refusal.errno != "ENOENT") {
-            None => Ok(()),
-            Some(refusal) => Err(refusal.into()),
+        busy(
+            refusals
+                .into_iter()
+                .filter(|refusal| refusal.errno != "ENOENT")
+                .map(|refusal| (refusal.token.unwrap_or(0), refusal)),
+        )
+    }
+
+    /// While the machine is prepared or frozen no file comes or goes: what luod tells its watchers ends the wait.
+    fn when_free(&mut self, times: u32, then: Box<dyn FnOnce() + Send>) {
+        let options = self.options.clone();
+        let wait = move || {
+            if times > 1 {
+                // The machine was at rest and it was refused all the same, for a reason that nobody announces.
+                thread::sleep(AGAIN.saturating_mul(1 << times.min(6)));
+            }
+            if let Err(error) = machine_at_rest(options) {
+                tracing::debug!(%error, "luod cannot be asked when it is free");
+            }
+            then();
+        };
+        if let Err(error) = thread::Builder::new().name("wait".into()).spawn(wait) {
+            tracing::warn!(%error, "what luod was too busy for stays without custody");
         }
     }
+}
+
+/// The tokens that were refused because of the state of things.
+fn busy(refusals: impl Iterator<Item = (u64, Refusal)>) -> Result<Vec<u64>, CustodyError> {
+    refusals
+        .map(|(token, refusal)| match refusal.errno.as_str() {
+            "EBUSY" => Ok(token),
+            _ => Err(refusal.into()),
+        })
+        .collect()
+}
+
+/// Waits until the machine is neither prepared nor frozen.
+fn machine_at_rest(options: Options) -> Result<(), luo::Error> {
+    let manager = Manager::connect(options)?;
+    let mut watch = manager.watch()?;
+    // Events come from here on, so that none is missed after the look.
+    watch.next_event(Some(Duration::ZERO))?;
+    while !matches!(manager.status()?.state, State::Normal | State::Updated) {
+        watch.next_event(Some(LOOK_AGAIN))?;
+    }
+    Ok(())
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use common::{Client, Kv, Luod, wait_until};
 use kv::custody::MEMORY;
 use kv::load::{Load, LoadHandle, LoadOptions, LoadReport};
+use kv::store::FIRST_CONNECTION;
 use luo::{State, Unclaimed};
 use luo_carriers::arena::{Arena, FileMedium, machine_id};
 use rustix::process::Signal;
@@ -128,6 +129,47 @@ fn a_kill_of_luods_worker_is_not_noticed() {
     serve(&load, 500);
     let report = stop(load);
     assert!(report.is_clean(), "{:?}", report.first_failure);
+}
+
+#[test]
+fn connections_of_the_time_when_the_machine_is_prepared_are_in_custody_after_it() {
+    let luod = Luod::start();
+    let mut kv = Kv::with(&luod, "v0");
+    let address = kv.listens();
+    let tokens = || -> Vec<u64> {
+        let files = luod.manager().files(Some("kv")).unwrap();
+        files.iter().map(|file| file.token).filter(|token| *token >= FIRST_CONNECTION).collect()
+    };
+    let mut clients = vec![Client::connect(address), Client::connect(address)];
+    let mut expected = vec![FIRST_CONNECTION, FIRST_CONNECTION + 1];
+    wait_until("all connections are in custody", || tokens() == expected);
+    for round in 0..3 {
+        luod.manager().prepare().unwrap();
+        if round > 0 {
+            luod.manager().freeze().unwrap();
+        }
+        let mut late = Client::connect(address);
+        assert_eq!(late.version(), "v0");
+        // One that came in time ends meanwhile, and one that did not.
+        let mut brief = Client::connect(address);
+        assert_eq!(brief.version(), "v0");
+        drop((brief, clients.remove(0)));
+        if round == 2 {
+            luod.kill_worker();
+        }
+        assert_eq!(tokens(), expected);
+        luod.manager().cancel().unwrap();
+        clients.push(late);
+        expected = vec![expected[1], FIRST_CONNECTION + 2 + 2 * round];
+        wait_until("those that are left are in custody", || tokens() == expected);
+    }
+    kv.signal(Signal::KILL);
+    kv.ended();
+    let mut kv = Kv::with(&luod, "v1");
+    assert_eq!(kv.listens(), address);
+    for client in &mut clients {
+        assert_eq!(client.version(), "v1");
+    }
 }
 
 #[test]

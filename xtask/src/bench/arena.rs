@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use luo_carriers::arena::copy::{CHUNK, Chunks, copy_in, copy_out, refresh};
+use luo_carriers::arena::copy::{CHUNK, Chunks, Window, copy_in, copy_out, refresh_through};
 use luo_core::Failure;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::io::pwrite;
@@ -49,7 +49,14 @@ pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
         bencher.skipped("tmpfs: there is no /dev/shm");
     }
     match Mounted::huge() {
-        Ok(huge) => measure(bencher, "huge-page tmpfs", huge.path(), &memory, &mut rows)?,
+        Ok(huge) => {
+            measure(bencher, "huge-page tmpfs", huge.path(), &memory, &mut rows)?;
+            // What is kept may be on huge pages too, as that of virtual machines is.
+            let file = tempfile::tempfile_in(huge.path()).context(|| "make a file".into())?;
+            let memory = Memory::filled(file.into(), bytes)?;
+            let medium = "memory of huge pages, huge-page tmpfs";
+            measure(bencher, medium, huge.path(), &memory, &mut rows)?;
+        }
         Err(failed) => bencher.skipped(&format!("huge-page tmpfs: {}", failed.chain())),
     }
     let images = if shm.is_dir() { shm } else { disk.path() };
@@ -89,19 +96,21 @@ fn measure(
     };
 
     let (mut ours, mut limit, mut copied) = <(Best, Best, Best)>::default();
-    let mut chunks = Chunks::default();
+    let (mut chunks, mut window) = <(Chunks, Window)>::default();
     let mut other = vec![1_u8; bytes];
     for _ in 0..turns {
         limit.turn(bytes, || {
             memcpy(&memory.bytes, &mut other);
             Ok(())
         })?;
-        copied.turn(bytes, || cp(memory.file.as_fd(), scratch.fd()))?;
+        copied.turn(bytes, || cp(memory.file.as_fd(), scratch.fd()?))?;
         store.clear();
+        // What `prepare` keeps mapped is unmapped after `freeze`, not in this time.
+        (chunks, window) = Default::default();
         ours.turn(bytes, || {
-            chunks = copy_in(memory.file.as_fd(), len, &store, &store, &go_on)
-                .context(|| "copy in".into())?;
-            Ok(())
+            let memory = memory.file.as_fd();
+            refresh_through(&window, &mut chunks, memory, len, &store, &store, &go_on)
+                .context(|| "copy in".into())
         })?;
     }
     row("copy in", ours, "memcpy", limit, Some(COPY_GOAL));
@@ -112,11 +121,12 @@ fn measure(
         for turn in 0..turns {
             memory.change(percent, turn as u8)?;
             ours.turn(bytes, || {
-                refresh(&mut chunks, memory.file.as_fd(), len, &store, &store, &go_on)
+                let memory = memory.file.as_fd();
+                refresh_through(&window, &mut chunks, memory, len, &store, &store, &go_on)
                     .context(|| "refresh".into())
             })?;
             let written = every(percent);
-            limit.turn(bytes, || transfer(memory.file.as_fd(), scratch.fd(), bytes, written))?;
+            limit.turn(bytes, || transfer(memory.file.as_fd(), scratch.fd()?, bytes, written))?;
         }
         let what = format!("freeze, {percent} % of 64 KiB chunks changed");
         row(&what, ours, "read all, write what changed", limit, Some(PASS_GOAL));
@@ -129,7 +139,7 @@ fn measure(
                 copy_out(&chunks, &store, memfd(len)?.as_fd(), verify, &go_on)
                     .context(|| "copy out".into())
             })?;
-            limit.turn(bytes, || transfer(scratch.fd(), memfd(len)?.as_fd(), bytes, 1))?;
+            limit.turn(bytes, || transfer(scratch.fd()?, memfd(len)?.as_fd(), bytes, 1))?;
         }
         row(what, ours, "read, write into a fresh memfd", limit, Some(PASS_GOAL));
     }
@@ -185,7 +195,7 @@ fn memfd(len: u64) -> Result<OwnedFd> {
     Ok(file)
 }
 
-/// The memory that is kept, in a memfd and in a vector.
+/// The memory that is kept, in a file and in a vector.
 struct Memory {
     file: OwnedFd,
     bytes: Vec<u8>,
@@ -194,13 +204,18 @@ struct Memory {
 impl Memory {
     /// That many bytes, none of whose pages is like another.
     fn new(bytes: usize) -> Result<Self> {
+        Self::filled(memfd(bytes as u64)?, bytes)
+    }
+
+    /// The same in a file that is there.
+    fn filled(file: OwnedFd, bytes: usize) -> Result<Self> {
         let mut state = 1_u64;
         let words = std::iter::repeat_with(|| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             state.to_le_bytes()
         });
         let bytes: Vec<u8> = words.take(bytes / 8).flatten().collect();
-        let memory = Self { file: memfd(bytes.len() as u64)?, bytes };
+        let memory = Self { file, bytes };
         for (number, block) in memory.bytes.chunks(1 << 20).enumerate() {
             memory.write(block, (number as u64) << 20)?;
         }

@@ -6,6 +6,7 @@
 //! Each tenth's figure is the best of several runs.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,6 +44,18 @@ pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
         })?;
         rows.push(row(what, tenths, FILES));
     }
+    // What that costs by itself: a file's state, found by its token, and a key among keys that are
+    // only compared.
+    let what = format!("{FILES} boxes and keys in two bare BTreeMaps");
+    bencher.measuring(&what);
+    let mut kept = Vec::new();
+    let tenths = best(bencher, 5, || {
+        let (tenths, maps) = bare_maps();
+        kept.push(maps);
+        Ok(tenths)
+    })?;
+    rows.push(Row { goal: None, ..row(what, tenths, FILES) });
+    drop(kept);
     let what = format!("{SESSIONS} sessions in the framework");
     bencher.measuring(&what);
     rows.push(row(what, best(bencher, 20, sessions_in_core)?, SESSIONS));
@@ -197,6 +210,26 @@ fn files_in_core(same_identity: bool) -> Result<(Tenths, Orchestrator<Numbered>)
         Ok(took)
     })?;
     Ok((taken, core))
+}
+
+/// About what the framework notes of a file.
+type State = [u64; 28];
+type Maps = (BTreeMap<u64, Box<State>>, BTreeMap<(u64, u64), (u64, u64)>);
+
+fn bare_maps() -> (Tenths, Maps) {
+    let mut maps = Maps::default();
+    let mut times = [Duration::ZERO; 10];
+    for (tenth, time) in times.iter_mut().enumerate() {
+        let first = (tenth * FILES / 10) as u64;
+        let began = Instant::now();
+        for number in first..first + FILES as u64 / 10 {
+            let scattered = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            maps.0.insert(number, Box::new([number; 28]));
+            maps.1.insert((scattered, 0), (1, number));
+        }
+        *time = began.elapsed();
+    }
+    (times, maps)
 }
 
 fn sessions_in_core() -> Result<Tenths> {

@@ -6,8 +6,8 @@ use alloc::{borrow::Cow, vec::Vec};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
-    ArenaError, BLOCK, CHUNK, CatalogueError as Error, DATA_START, SPACE, Superblock, blocks,
-    checksum, raw,
+    ArenaError, BLOCK, CHUNK, CatalogueError as Error, CataloguePlace, DATA_START, SPACE,
+    Superblock, blocks, checksum, raw,
 };
 use crate::keeper::key;
 
@@ -17,6 +17,8 @@ mod kind {
     pub(super) const MEMORY: u32 = 1;
     pub(super) const BYTES: u32 = 2;
     pub(super) const INLINE: u32 = 3;
+    /// Since version 2.
+    pub(super) const RESIDENT: u32 = 4;
 }
 
 /// A piece of an object, and where it is.
@@ -39,6 +41,8 @@ pub enum Kind<'a> {
     Bytes,
     /// Bytes that are in the catalogue itself.
     Inline(Cow<'a, [u8]>),
+    /// Memory that a service writes where it lies: one piece, all of it, without checksums.
+    Resident,
 }
 
 /// A kept object.
@@ -126,6 +130,7 @@ impl Catalogue {
                     Kind::Memory => kind::MEMORY,
                     Kind::Bytes => kind::BYTES,
                     Kind::Inline(_) => kind::INLINE,
+                    Kind::Resident => kind::RESIDENT,
                 }
                 .into(),
                 reserved: 0.into(),
@@ -173,12 +178,12 @@ impl Catalogue {
         {
             return Err(Error::Foreign.at(8));
         }
-        let objects = tables.objects(superblock)?;
+        let objects = tables.objects(superblock, place)?;
         let handover = objects
             .binary_search_by_key(&place.handover, |object| object.handle)
             .ok()
             .and_then(|index| objects.get(index));
-        if !handover.is_some_and(|object| !matches!(object.kind, Kind::Memory)) {
+        if !handover.is_some_and(|object| matches!(object.kind, Kind::Bytes | Kind::Inline(_))) {
             return Err(Error::Handover.at(0));
         }
         check_overlaps(&objects, place.offset, place.len)?;
@@ -239,7 +244,11 @@ impl<'a> Tables<'a> {
         size_of::<raw::Catalogue>() + index * size_of::<raw::Object>()
     }
 
-    fn objects(&self, superblock: &Superblock) -> Result<Vec<Object<'static>>, ArenaError> {
+    fn objects(
+        &self,
+        superblock: &Superblock,
+        place: &CataloguePlace,
+    ) -> Result<Vec<Object<'static>>, ArenaError> {
         let (mut extents, mut sums, mut inline) = (self.extents, self.sums, self.inline);
         let mut objects = Vec::with_capacity(self.objects.len());
         let mut before = 0;
@@ -265,7 +274,9 @@ impl<'a> Tables<'a> {
             extents = rest;
             let first = Self::object_at(self.objects.len())
                 + (self.extents.len() - extents.len() - mine.len()) * size_of::<raw::Extent>();
-            let (pieces, chunks) = check_pieces(mine, len, superblock.size, first)?;
+            let (pieces, touched) = check_pieces(mine, len, superblock.size, first)?;
+            let resident = raw.kind.get() == kind::RESIDENT;
+            let chunks = if resident { 0 } else { touched };
             if chunks != raw.sums.get() {
                 return Err(Error::Count.at(at));
             }
@@ -291,6 +302,10 @@ impl<'a> Tables<'a> {
                     inline = rest;
                     Kind::Inline(Cow::Owned(mine.to_vec()))
                 }
+                kind::RESIDENT if place.resident => match pieces.as_slice() {
+                    [piece] if piece.logical == 0 && piece.len == len => Kind::Resident,
+                    _ => return Err(Error::Hole.at(at)),
+                },
                 _ => return Err(Error::Kind.at(at)),
             };
             let sums = Cow::Owned(mine.iter().map(|sum| sum.get()).collect());

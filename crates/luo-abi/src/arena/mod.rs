@@ -1,4 +1,4 @@
-//! The format of an arena, version 1: a region that outlives the kernel, and the power.
+//! The format of an arena, versions 1 and 2: a region that outlives the kernel, and the power.
 //!
 //! Two superblocks lie at its beginning. Each describes the whole arena: whether it holds a
 //! handover, and where the catalogue of the kept objects is. Whoever changes the arena lays down
@@ -31,8 +31,11 @@ pub use superblock::{CataloguePlace, Found, NO_MACHINE, Superblock, Unusable, fi
 /// What a superblock begins with.
 pub const MAGIC: [u8; 8] = *b"luoarena";
 
-/// The version that is written, and the only one that is read.
-pub const VERSION: u32 = 1;
+/// The newest version: written where there is resident memory.
+pub const VERSION: u32 = 2;
+
+/// The version that is written where there is none.
+pub const VERSION_PLAIN: u32 = 1;
 
 /// The size of a superblock in bytes.
 pub const SUPERBLOCK_SIZE: usize = 4096;

@@ -16,7 +16,7 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::{
     ArenaError, BLOCK, DATA_START, Damage, MAGIC, SIZE_MIN, SPACE, SUPERBLOCK_SIZE, SUPERBLOCKS,
-    VERSION, checksum, raw,
+    VERSION, VERSION_PLAIN, checksum, raw,
 };
 use crate::keeper::key;
 
@@ -37,6 +37,16 @@ pub struct CataloguePlace {
     pub checksum: u64,
     /// The handle of the handover.
     pub handover: u64,
+    /// It may have [resident memory](super::Kind::Resident), which version 1 does not know.
+    pub resident: bool,
+}
+
+impl CataloguePlace {
+    /// The version of a superblock that leads to it.
+    #[must_use]
+    pub const fn version(&self) -> u32 {
+        if self.resident { VERSION } else { VERSION_PLAIN }
+    }
 }
 
 /// Of an arena that was made on a machine without an identity: any machine may use it.
@@ -62,12 +72,19 @@ pub struct Superblock {
 }
 
 impl Superblock {
+    /// The version that it is written in: the oldest that can say all of it, so that a luo of
+    /// before reads whatever it can.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        self.catalogue.map_or(VERSION_PLAIN, |place| place.version())
+    }
+
     /// Its bytes.
     #[must_use]
     pub fn encode(&self) -> [u8; SUPERBLOCK_SIZE] {
         let mut raw = raw::Superblock::new_zeroed();
         raw.magic = MAGIC;
-        raw.version.set(VERSION);
+        raw.version.set(self.version());
         raw.length.set(SUPERBLOCK_SIZE as u32);
         raw.arena = self.arena;
         raw.machine = self.machine;
@@ -106,7 +123,7 @@ impl Superblock {
         if checksum(unsigned.as_bytes()) != raw.checksum.get() {
             return Err(Unusable::Damaged(Damage::Checksum));
         }
-        if raw.version.get() != VERSION {
+        if !matches!(raw.version.get(), VERSION_PLAIN | VERSION) {
             return Err(Unusable::Version(raw.version.get()));
         }
         let field = |name| Err(Unusable::Damaged(Damage::Field(name)));
@@ -131,8 +148,10 @@ impl Superblock {
             len: raw.catalogue_length.get(),
             checksum: raw.catalogue_checksum.get(),
             handover: raw.handover.get(),
+            resident: raw.version.get() == VERSION,
         };
         let catalogue = match raw.state.get() {
+            state::EMPTY if place.resident => return field("version of an empty arena"),
             state::EMPTY
                 if (place.offset, place.len, place.checksum, place.handover) == (0, 0, 0, 0) =>
             {

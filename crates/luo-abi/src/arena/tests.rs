@@ -72,6 +72,7 @@ fn catalogue(objects: &[Object<'static>]) -> (Vec<u8>, Superblock) {
         len: bytes.len() as u64,
         checksum: checksum(&bytes),
         handover: handle(8),
+        resident: objects.iter().any(|object| object.kind == Kind::Resident),
     };
     (bytes, Superblock { catalogue: Some(place), ..superblock(6) })
 }
@@ -131,11 +132,11 @@ fn a_newer_arena_is_refused_whatever_the_other_superblock_says() {
     let mut newer = superblock(9).encode();
     // Everything behind the first 24 bytes may mean something else.
     newer[24..].fill(0x77);
-    newer[8] = 2;
+    newer[8] = 3;
     newer[16..24].fill(0);
     let sum = checksum(&newer);
     newer[16..24].copy_from_slice(&sum.to_le_bytes());
-    let version = Err(ArenaError::Version { found: 2, known: 1 });
+    let version = Err(ArenaError::Version { found: 3, known: 2 });
     let old = superblock(10).encode();
     for (first, second) in [(&newer, &newer), (&newer, &old), (&old, &newer)] {
         assert_eq!(find(first, second, SIZE, None), version);
@@ -178,6 +179,7 @@ fn every_impossible_field_of_a_superblock_is_refused() {
             len: 100,
             checksum: 1,
             handover: handle(1),
+            resident: false,
         }),
         ..superblock(6)
     };
@@ -210,6 +212,49 @@ fn every_impossible_field_of_a_superblock_is_refused() {
         assert_eq!(changed(104, &word(len)), "place of the catalogue");
     }
     assert_eq!(changed(120, &word(1)), "handover");
+    let mut block = superblock(6).encode();
+    block[8] = 2;
+    block[16..24].fill(0);
+    let sum = checksum(&block);
+    block[16..24].copy_from_slice(&sum.to_le_bytes());
+    let refused = Unusable::Damaged(Damage::Field("version of an empty arena"));
+    assert_eq!(Superblock::decode(&block), Err(refused));
+}
+
+#[test]
+fn resident_memory_is_one_piece_without_checksums_and_of_version_2() {
+    use CatalogueError as E;
+    let resident = |change: fn(&mut Object<'static>)| {
+        let mut objects = objects();
+        let pieces = [piece(0, 0x80000, 3 * CHUNK + 5)];
+        objects.push(object(10, Kind::Resident, 3 * CHUNK + 5, &pieces, &[]));
+        change(&mut objects[4]);
+        objects
+    };
+    let objects = resident(|_| ());
+    let (bytes, superblock) = catalogue(&objects);
+    assert_eq!(superblock.version(), 2);
+    assert_eq!(Superblock::decode(&superblock.encode()), Ok(superblock));
+    assert_eq!(Catalogue::decode(&bytes, &superblock).unwrap().objects, objects);
+    // Version 1 does not know it, and is still what is written without it.
+    let mut older = superblock;
+    older.catalogue.as_mut().unwrap().resident = false;
+    let error = Catalogue::decode(&bytes, &older).unwrap_err();
+    assert!(matches!(error, ArenaError::Catalogue { error: E::Kind, .. }), "{error}");
+    assert_eq!(older.version(), 1);
+    assert_eq!(refused(&resident(|o| o.len -= 1)), E::Hole);
+    assert_eq!(refused(&resident(|o| o.len += 1)), E::Hole);
+    assert_eq!(refused(&resident(|o| o.pieces.to_mut().clear())), E::Hole);
+    assert_eq!(refused(&resident(|o| o.pieces.to_mut()[0].logical = BLOCK)), E::Piece);
+    assert_eq!(refused(&resident(|o| o.pieces.to_mut()[0].offset = 0x60000)), E::Overlap);
+    assert_eq!(refused(&resident(|o| o.sums.to_mut().push(7))), E::Count);
+    let split = [piece(0, 0x80000, BLOCK), piece(BLOCK, 0x90000, BLOCK)];
+    let mut two = resident(|o| o.len = 2 * BLOCK);
+    two[4].pieces = Cow::Owned(split.to_vec());
+    assert_eq!(refused(&two), E::Hole);
+    let mut leading = resident(|_| ());
+    leading[2] = object(8, Kind::Resident, BLOCK, &[piece(0, 0xc0000, BLOCK)], &[]);
+    assert_eq!(refused(&leading), E::Handover);
 }
 
 #[test]
@@ -283,7 +328,7 @@ fn the_documented_layouts_are_those_of_the_code() {
         assert_eq!(end, size, "{heading}");
     }
     for words in [
-        std::format!("Version {VERSION}."),
+        std::format!("Versions {VERSION_PLAIN} and {VERSION}."),
         std::format!("topmost byte of a handle is {SPACE:#x}"),
         std::format!("at least {} MiB", SIZE_MIN >> 20),
         std::format!("one for each {} KiB", CHUNK >> 10),

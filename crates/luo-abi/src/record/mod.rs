@@ -17,6 +17,7 @@ mod machine;
 mod memfd;
 mod raw;
 mod session;
+mod timeline;
 
 use alloc::vec::Vec;
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
@@ -30,6 +31,9 @@ pub use memfd::{
     MEMFD_COMPATIBLE, MEMFD_KNOWN_FLAGS, MEMFD_KNOWN_SEALS, MEMFD_NAME_MAX, MemfdRecord,
 };
 pub use session::{SESSION_RECORD, SessionRecord};
+pub use timeline::{
+    Reading, TIMELINE_RECORD, TimelineArrival, TimelineName, TimelineRecord, TimelineSpan,
+};
 
 /// The `compatible` string of small bytes of a service's own. What is kept of such a file are the
 /// bytes themselves.
@@ -51,11 +55,14 @@ pub enum Record<'a> {
     Session(SessionRecord<'a>),
     /// A file's.
     File(FileRecord<'a>),
+    /// A live update's times.
+    Timeline(TimelineRecord<'a>),
 }
 
 impl<'a> Record<'a> {
     /// The versions that are read, of all kinds.
-    pub const KNOWN: &'static [&'static str] = &[MACHINE_RECORD, SESSION_RECORD, FILE_RECORD];
+    pub const KNOWN: &'static [&'static str] =
+        &[MACHINE_RECORD, SESSION_RECORD, FILE_RECORD, TIMELINE_RECORD];
 
     /// Decodes a record of whatever kind and version it says it is.
     ///
@@ -66,6 +73,7 @@ impl<'a> Record<'a> {
             MACHINE_RECORD => MachineRecord::decode(bytes).map(Self::Machine),
             SESSION_RECORD => SessionRecord::decode(bytes).map(Self::Session),
             FILE_RECORD => FileRecord::decode(bytes).map(Self::File),
+            TIMELINE_RECORD => TimelineRecord::decode(bytes).map(Self::Timeline),
             found => Err(error::unknown_version(found, Self::KNOWN)),
         }
     }

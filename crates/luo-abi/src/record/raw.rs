@@ -103,6 +103,46 @@ layout! {
         reserved: [u8; 1],
     }
 
+    /// Two clocks, read together, in a timeline.
+    Reading {
+        realtime: U64,
+        boottime: U64,
+    }
+
+    /// `timeline-v1`, before its names and spans.
+    Timeline {
+        header: Header,
+        number: U64,
+        carrier: [u8; 16],
+        boot: [u8; 16],
+        frozen: Reading,
+        kept: Reading,
+        arrived_boot: [u8; 16],
+        arrived: Reading,
+        last: Reading,
+        names: U32,
+        spans: U32,
+        unlisted: U32,
+        has_arrived: u8,
+        reserved: [u8; 3],
+    }
+
+    /// A session or participant of a timeline.
+    TimelineName {
+        name: [u8; 64],
+        participant: u8,
+        reserved: [u8; 7],
+    }
+
+    /// What took how long, in a timeline.
+    TimelineSpan {
+        phase: u8,
+        reserved: [u8; 3],
+        name: U32,
+        began: U64,
+        length: U64,
+    }
+
     /// `memfd-v1`.
     Memfd {
         size: U64,

@@ -510,6 +510,7 @@ pub(crate) fn documented(page: &str, heading: &str, table: usize) -> Vec<(usize,
 
 #[test]
 fn the_documented_layouts_are_those_of_the_code() {
+    assert_eq!(raw::Reading::fields(), [(0, 8, "realtime"), (8, 8, "boottime")]);
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/abi.md");
     let page = std::fs::read_to_string(path).unwrap();
     for (heading, table, size, fields) in [
@@ -520,6 +521,9 @@ fn the_documented_layouts_are_those_of_the_code() {
         ("### `machine-record-v1`", 3, size_of::<raw::Shared>(), raw::Shared::fields()),
         ("### `session-record-v1`", 0, size_of::<raw::Session>(), raw::Session::fields()),
         ("### `file-record-v1`", 0, size_of::<raw::File>(), raw::File::fields()),
+        ("### `timeline-v1`", 0, size_of::<raw::Timeline>(), raw::Timeline::fields()),
+        ("### `timeline-v1`", 1, size_of::<raw::TimelineName>(), raw::TimelineName::fields()),
+        ("### `timeline-v1`", 2, size_of::<raw::TimelineSpan>(), raw::TimelineSpan::fields()),
         ("### `memfd-v1`", 0, size_of::<raw::Memfd>(), raw::Memfd::fields()),
     ] {
         let fields: Vec<_> = fields.into_iter().map(|(o, s, f)| (o, s, f.to_string())).collect();

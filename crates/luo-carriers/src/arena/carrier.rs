@@ -3,19 +3,25 @@
 //! Invariants: every call may run beside every other one; what a call copies is its own until it
 //! is done.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use luo_core::{Caps, Carrier, Errno, Failure, Handle, Keep, Reach, Recall};
 use rustix::fs::{MemfdFlags, fstat, memfd_create};
 
+use super::copy::{Chunks, Window};
 use super::file::{Access, FileMedium, machine_id};
 use super::store::Arena;
 use super::{copy, io_failure};
 use crate::HostFile;
 use crate::keeper::Progress;
+
+/// How many memory files stay mapped from `prepare` to `freeze` at the most: a process may have
+/// 65,530 mappings.
+const MAX_WINDOWS: usize = 4096;
 
 /// An arena as a carrier.
 pub struct ArenaCarrier {
@@ -23,6 +29,8 @@ pub struct ArenaCarrier {
     reach: Reach,
     verify: bool,
     progress: Option<Box<Progress>>,
+    /// By the handle of kept memory: how it was read, from `prepare` to `freeze`.
+    windows: Mutex<HashMap<u64, Arc<Window>>>,
 }
 
 impl fmt::Debug for ArenaCarrier {
@@ -39,7 +47,7 @@ impl ArenaCarrier {
     /// A carrier over an arena that has been opened, and survives that far.
     #[must_use]
     pub fn new(arena: Arc<Arena>, reach: Reach) -> Self {
-        Self { arena, reach, verify: true, progress: None }
+        Self { arena, reach, verify: true, progress: None, windows: Mutex::default() }
     }
 
     /// Opens the arena at `path`, which belongs to this machine.
@@ -73,6 +81,10 @@ impl ArenaCarrier {
         &self.arena
     }
 
+    fn windows(&self) -> MutexGuard<'_, HashMap<u64, Arc<Window>>> {
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn ask(&self, done: u64, total: u64) -> Result<(), Failure> {
         self.progress.as_ref().map_or(Ok(()), |ask| ask(done, total))
     }
@@ -80,23 +92,39 @@ impl ArenaCarrier {
 
 impl Keep<HostFile> for ArenaCarrier {
     fn caps(&self) -> Caps {
-        Caps::MEMORY | Caps::BYTES
+        let resident = self.arena.medium().file().map_or(Caps::empty(), |_| Caps::RESIDENT);
+        Caps::MEMORY | Caps::BYTES | resident
     }
 
     fn keep_memory(&self, memory: &HostFile, len: u64) -> Result<Handle, Failure> {
         check_memory(memory, len)?;
         let progress = |done, total| self.ask(done, total);
-        self.arena.put_memory(|medium, space| {
-            copy::copy_in(memory.as_fd(), len, medium, space, &progress)
-        })
+        let window = Arc::new(Window::default());
+        let handle = self.arena.put_memory(|medium, space| {
+            let (mut chunks, memory) = (Chunks::default(), memory.as_fd());
+            copy::refresh_through(&window, &mut chunks, memory, len, medium, space, &progress)?;
+            Ok(chunks)
+        })?;
+        let mut windows = self.windows();
+        if window.is_open() && windows.len() < MAX_WINDOWS {
+            windows.insert(handle.0, window);
+        }
+        Ok(handle)
     }
 
     fn refresh_memory(&self, handle: Handle, memory: &HostFile, len: u64) -> Result<(), Failure> {
         check_memory(memory, len)?;
         let progress = |done, total| self.ask(done, total);
+        // What is frozen is not copied again.
+        let window = self.windows().remove(&handle.0).unwrap_or_default();
         self.arena.renew_memory(handle, |chunks, medium, space| {
-            copy::refresh(chunks, memory.as_fd(), len, medium, space, &progress)
+            let memory = memory.as_fd();
+            copy::refresh_through(&window, chunks, memory, len, medium, space, &progress)
         })
+    }
+
+    fn keep_resident(&self, memory: &HostFile) -> Result<Handle, Failure> {
+        self.arena.put_lent(memory.as_fd())
     }
 
     fn keep_bytes(&self, bytes: &[u8]) -> Result<Handle, Failure> {
@@ -108,6 +136,7 @@ impl Keep<HostFile> for ArenaCarrier {
     }
 
     fn forget(&self, handle: Handle) {
+        self.windows().remove(&handle.0);
         self.arena.remove(handle);
     }
 
@@ -129,6 +158,10 @@ impl Recall<HostFile> for ArenaCarrier {
         let progress = |done, total| self.ask(done, total);
         copy::copy_out(&lent.chunks(), lent.medium(), file.as_fd(), self.verify, &progress)?;
         Ok(HostFile::from(file))
+    }
+
+    fn resident(&self, handle: Handle) -> Result<HostFile, Failure> {
+        self.arena.lend_kept(handle).map(HostFile::from)
     }
 
     fn bytes(&self, handle: Handle) -> Result<Vec<u8>, Failure> {
@@ -158,11 +191,12 @@ impl Carrier<HostFile> for ArenaCarrier {
     }
 
     fn commit(&self, handover: &[u8]) -> Result<(), Failure> {
+        self.windows().clear();
         self.arena.commit(handover)
     }
 
     fn committed(&self) -> Result<Option<Vec<u8>>, Failure> {
-        Ok(self.arena.found().map(<[u8]>::to_vec))
+        Ok(self.arena.found())
     }
 
     fn retire(&self) -> Result<(), Failure> {
@@ -170,14 +204,14 @@ impl Carrier<HostFile> for ArenaCarrier {
     }
 }
 
-fn no_live() -> Failure {
+pub(super) fn no_live() -> Failure {
     Failure::new(
         Errno::OpNotSupp,
         "an arena keeps memory and bytes; an open descriptor does not outlive the kernel",
     )
 }
 
-fn check_memory(memory: &HostFile, len: u64) -> Result<(), Failure> {
+pub(super) fn check_memory(memory: &HostFile, len: u64) -> Result<(), Failure> {
     let stat =
         fstat(memory.as_fd()).map_err(|error| io_failure(error.into(), "not a readable file"))?;
     if memory.memory().map_err(|error| io_failure(error, "not a readable file"))?.is_none() {

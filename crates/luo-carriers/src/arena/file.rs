@@ -1,4 +1,5 @@
-//! A medium that is a file or a block device.
+//! A medium that is a file or a device; which kinds there are, and how each is read, written and
+//! flushed, says `kind`.
 //!
 //! Invariants: one luod at a time has it open for writing (`flock(2)`); its size is what it was
 //! when it was opened, and all of that is allocated before anything is kept in it.
@@ -6,56 +7,19 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use luo_abi::arena::NO_MACHINE;
-use luo_core::{Errno, Failure, Reach};
-use rustix::fs::{
-    AtFlags, FallocateFlags, FlockOperation, OFlags, StatxAttributes, StatxFlags, fallocate, flock,
-    fstatfs, statx,
-};
+use luo_core::{Errno, Failure};
+use luo_sys::{Durability, Mapped, Protection};
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, flock};
 
 use super::io_failure;
+use super::kind::{Kind, Mapping};
 use super::medium::{Extent, Medium};
 
-const TMPFS_MAGIC: i64 = 0x0102_1994;
-const RAMFS_MAGIC: i64 = 0x8584_58f6;
-const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
-
-/// What a file is on, and so how far what is in it survives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// A disk: it survives a power cycle.
-    Disk,
-    /// Persistent memory (`/dev/pmem*`, or a file on a DAX file system), of which it cannot be told
-    /// whether it is emulated: it survives a kexec.
-    Persistent,
-    /// Memory (tmpfs): it survives the agent.
-    Memory,
-}
-
-impl Place {
-    /// How far it survives.
-    #[must_use]
-    pub const fn reach(self) -> Reach {
-        match self {
-            Self::Disk => Reach::Power,
-            Self::Persistent => Reach::Kernel,
-            Self::Memory => Reach::Agent,
-        }
-    }
-
-    /// The word for it in reports.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Disk => "disk",
-            Self::Persistent => "persistent memory",
-            Self::Memory => "memory",
-        }
-    }
-}
+pub use super::kind::Place;
 
 /// What somebody opens a medium for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,59 +30,52 @@ pub enum Access {
     Look,
 }
 
-/// A file or a block device.
+/// A file or a device.
 #[derive(Debug)]
 pub struct FileMedium {
     file: File,
     path: PathBuf,
-    size: u64,
-    place: Place,
+    kind: Kind,
+    mapped: Option<Mapped>,
 }
 
 impl FileMedium {
-    /// Opens an existing file or block device.
+    /// Opens an existing file or device.
     ///
     /// # Errors
     /// EBUSY where another luod (or, of a block device, a file system) uses it, EINVAL where it is
-    /// neither a file nor a block device, EOPNOTSUPP where it cannot be read and written, ENOENT,
-    /// EPERM, EIO.
+    /// neither a file, a block device nor `/dev/dax*`, EOPNOTSUPP where it cannot be mapped as it
+    /// must be, ENOENT, EPERM, ENOSPC, EIO.
     pub fn open(path: &Path, access: Access) -> Result<Self, Failure> {
-        let cannot =
-            |error| io_failure(error, &format!("the arena {} is not open", path.display()));
-        let metadata = std::fs::metadata(path).map_err(cannot)?;
-        let block = metadata.file_type().is_block_device();
-        if !block && !metadata.is_file() {
-            return Err(Failure::new(
-                Errno::Inval,
-                format!(
-                    "{} is neither a file nor a block device: give the arena one",
-                    path.display()
-                ),
-            ));
+        let cannot = cannot_open(path);
+        let metadata = std::fs::metadata(path).map_err(&cannot)?;
+        let kind = metadata.file_type();
+        // Before it is opened, which may wait (a FIFO) or do something (a terminal).
+        if !kind.is_file() && !kind.is_block_device() && !kind.is_char_device() {
+            return Err(no_medium(path));
         }
         let exclusive = access == Access::Exclusive;
         // Of a block device, O_EXCL means that no file system on it is mounted.
-        let flags = if exclusive && block { OFlags::EXCL } else { OFlags::empty() };
+        let flags =
+            if exclusive && kind.is_block_device() { OFlags::EXCL } else { OFlags::empty() };
         let file = OpenOptions::new()
             .read(true)
             .write(exclusive)
-            .custom_flags(flags.bits().cast_signed())
+            .custom_flags((flags | OFlags::NOCTTY).bits().cast_signed())
             .open(path)
             .map_err(cannot)?;
-        Self::with(file, path, access)
+        Self::with(file, path, access)?.mapped(access)
     }
 
-    /// Creates a file of that size, or takes one that is there, and allocates all of it. A block
-    /// device must have at least that size.
+    /// Creates a file of that size, or takes one that is there, and allocates all of it. A device
+    /// is taken as large as it is; a file of huge pages has whole ones.
     ///
     /// # Errors
     /// As [`open`](Self::open), and ENOSPC.
     pub fn create(path: &Path, size: u64) -> Result<Self, Failure> {
         let cannot =
             |error| io_failure(error, &format!("no arena of {size} bytes at {}", path.display()));
-        let device =
-            std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_block_device());
-        if device {
+        if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
             return Self::open(path, Access::Exclusive);
         }
         let file = OpenOptions::new()
@@ -130,8 +87,10 @@ impl FileMedium {
             .open(path)
             .map_err(cannot)?;
         let mut medium = Self::with(file, path, Access::Exclusive)?;
-        let present = medium.file.metadata().map_err(cannot)?.len();
-        let whole = present.max(size);
+        let present = medium.kind.size;
+        let whole = medium.kind.round_up(present.max(size)).ok_or_else(|| {
+            Failure::new(Errno::Inval, format!("no file has {size} bytes and whole huge pages"))
+        })?;
         match fallocate(&medium.file, FallocateFlags::empty(), 0, whole) {
             Ok(()) => {}
             Err(rustix::io::Errno::OPNOTSUPP) => {
@@ -154,13 +113,13 @@ impl FileMedium {
             _ => Path::new("."),
         };
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(cannot)?;
-        medium.size = whole;
-        Ok(medium)
+        medium.kind.size = whole;
+        medium.mapped(Access::Exclusive)
     }
 
-    fn with(mut file: File, path: &Path, access: Access) -> Result<Self, Failure> {
-        let cannot =
-            |error| io_failure(error, &format!("the arena {} is not open", path.display()));
+    /// Locks it, and sees what it is.
+    fn with(file: File, path: &Path, access: Access) -> Result<Self, Failure> {
+        let cannot = cannot_open(path);
         if access == Access::Exclusive {
             flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
                 rustix::io::Errno::WOULDBLOCK => Failure::new(
@@ -173,24 +132,48 @@ impl FileMedium {
                 error => cannot(error.into()),
             })?;
         }
-        let metadata = file.metadata().map_err(cannot)?;
-        let (size, place) = if metadata.file_type().is_block_device() {
-            let size = file.seek(SeekFrom::End(0)).map_err(cannot)?;
-            (size, place_of_device(metadata.rdev()))
-        } else {
-            (metadata.len(), place_of_file(&file).map_err(cannot)?)
+        let kind = Kind::of(&file).map_err(cannot)?.ok_or_else(|| no_medium(path))?;
+        Ok(Self { file, path: path.to_owned(), kind, mapped: None })
+    }
+
+    /// Maps it, where it is of a kind that is mapped.
+    fn mapped(mut self, access: Access) -> Result<Self, Failure> {
+        let protection = match access {
+            Access::Look => Protection::Read,
+            Access::Exclusive => Protection::ReadWrite,
         };
-        if let Some(place) = place {
-            return Ok(Self { file, path: path.to_owned(), size, place });
+        // A write through a mapping cannot fail for want of room, as one into a hole of a file
+        // could (it may have been copied without its zeros): it would end in SIGBUS.
+        if access == Access::Exclusive && self.kind.file && self.kind.mapping != Mapping::Not {
+            fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, self.kind.size.max(1)).map_err(
+                |error| {
+                    let what =
+                        format!("the holes of the arena {} cannot be filled", self.path.display());
+                    io_failure(error.into(), &what)
+                },
+            )?;
         }
-        Err(Failure::new(
-            Errno::OpNotSupp,
-            format!(
-                "{} is on hugetlbfs, whose files cannot be written: use a tmpfs that is mounted \
-                 with huge=always",
-                path.display()
-            ),
-        ))
+        self.mapped = self.kind.map(&self.file, protection).map_err(|error| {
+            let path = self.path.display();
+            match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+                Some(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NODEV) => Failure::new(
+                    Errno::OpNotSupp,
+                    format!("{path} can only be mapped, and that is refused here: use a file"),
+                )
+                .because(error),
+                _ => io_failure(error, &format!("the arena {path} cannot be mapped")),
+            }
+        })?;
+        Ok(self)
+    }
+
+    /// A mapped memory file, of whatever kind it is.
+    #[cfg(test)]
+    pub(super) fn of_memory(file: File) -> Self {
+        let mut kind = Kind::of(&file).unwrap().unwrap();
+        kind.mapping = Mapping::Only { unit: 4096 };
+        let medium = Self { file, path: PathBuf::from("a memfd"), kind, mapped: None };
+        medium.mapped(Access::Exclusive).unwrap()
     }
 
     /// Where it is.
@@ -202,44 +185,52 @@ impl FileMedium {
     /// What it is on.
     #[must_use]
     pub const fn place(&self) -> Place {
-        self.place
+        self.kind.place
+    }
+
+    /// How it is read, written and flushed, in words for a person.
+    #[must_use]
+    pub fn way(&self) -> &'static str {
+        match self.mapped.as_ref().map(Mapped::durability) {
+            None => "read, written and flushed by system calls",
+            Some(Durability::Fsync) => "mapped, and flushed by system calls",
+            Some(Durability::Stores) => "mapped, and durable as it is written",
+        }
     }
 }
 
-/// `None`: it cannot be written.
-fn place_of_file(file: &File) -> io::Result<Option<Place>> {
-    #[allow(clippy::unnecessary_cast, reason = "the width of f_type differs between architectures")]
-    let system = fstatfs(file)?.f_type as i64;
-    if system == HUGETLBFS_MAGIC {
-        return Ok(None);
-    }
-    if matches!(system, TMPFS_MAGIC | RAMFS_MAGIC) {
-        return Ok(Some(Place::Memory));
-    }
-    let stat = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE)?;
-    let dax = stat.stx_attributes.contains(StatxAttributes::DAX);
-    Ok(Some(if dax { Place::Persistent } else { Place::Disk }))
+fn cannot_open(path: &Path) -> impl Fn(io::Error) -> Failure {
+    move |error| io_failure(error, &format!("the arena {} is not open", path.display()))
 }
 
-fn place_of_device(device: u64) -> Option<Place> {
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    let path = format!("/sys/dev/block/{major}:{minor}/queue/dax");
-    let dax = std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "1");
-    Some(if dax { Place::Persistent } else { Place::Disk })
+fn no_medium(path: &Path) -> Failure {
+    Failure::new(
+        Errno::Inval,
+        format!(
+            "{} is neither a file, a block device nor /dev/dax*: give the arena one",
+            path.display()
+        ),
+    )
 }
 
 impl Medium for FileMedium {
     fn size(&self) -> u64 {
-        self.size
+        self.kind.size
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(buffer, offset)
+        match &self.mapped {
+            Some(mapped) => mapped.read_at(offset, buffer),
+            None => self.file.read_exact_at(buffer, offset),
+        }
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if let Some(mapped) = &self.mapped {
+            return mapped.write_at(offset, bytes);
+        }
         // A file would grow.
-        if offset.checked_add(bytes.len() as u64).is_none_or(|end| end > self.size) {
+        if offset.checked_add(bytes.len() as u64).is_none_or(|end| end > self.kind.size) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!("{} bytes at {offset} are not within the arena", bytes.len()),
@@ -249,6 +240,13 @@ impl Medium for FileMedium {
     }
 
     fn flush(&self) -> io::Result<()> {
+        if let Some(mapped) = &self.mapped {
+            mapped.whole()?;
+            if mapped.durability() == Durability::Stores {
+                // Each write was durable when it returned.
+                return Ok(());
+            }
+        }
         self.file.sync_data()
     }
 

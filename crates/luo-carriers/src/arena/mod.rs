@@ -6,25 +6,32 @@
 //! | module | its job |
 //! | --- | --- |
 //! | [`medium`] | where the bytes are: reads, writes and flushes, nothing else |
-//! | [`mod@file`] | a medium that is a file or a block device |
+//! | [`mod@file`] | a medium that is a file or a device |
+//! | `kind` | what kinds of files and devices there are, and how each is got at |
 //! | [`space`] | which bytes are free, and whose the others are |
 //! | [`view`] | what an arena holds, read and validated whole; `info`, `check` and `dump` |
 //! | [`store`] | an arena in use: objects come and go |
+//! | [`resident`] | memory that a service writes where it lies |
 //! | [`switch`] | commit and retire: one atomic step from one handover to the next |
+//! | [`measure`] | how much of an arena something would take |
 //! | [`carrier`] | all that as a [`Carrier`](luo_core::Carrier) |
 
 pub mod carrier;
 pub mod copy;
 pub mod file;
+mod kind;
+pub mod measure;
 pub mod medium;
 mod object;
+pub mod resident;
 pub mod space;
 pub mod store;
 pub mod switch;
 pub mod view;
 
 pub use carrier::ArenaCarrier;
-pub use file::{Access, FileMedium, machine_id};
+pub use file::{Access, FileMedium, Place, machine_id};
+pub use measure::{Measure, Measured};
 pub use medium::{Extent, Medium};
 pub use store::Arena;
 pub use view::View;

@@ -1,6 +1,7 @@
 //! An object as it lies in the arena.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use luo_abi::arena::{CHUNK, Kind, Object, Placed, checksum};
@@ -16,6 +17,8 @@ use super::space::Region;
 pub(super) struct Stored {
     pub(super) object: Object<'static>,
     pub(super) region: Region,
+    /// Of resident memory, what it takes up, shared with whoever knows that it is lent.
+    pub(super) lent: Option<Arc<Region>>,
     /// A flush has succeeded since it was written.
     durable: AtomicBool,
     /// Nobody knows what of it is on the medium.
@@ -24,7 +27,18 @@ pub(super) struct Stored {
 
 impl Stored {
     pub(super) fn new(object: Object<'static>, region: Region) -> Self {
-        Self { object, region, durable: AtomicBool::new(false), spoiled: AtomicBool::new(false) }
+        Self {
+            object,
+            region,
+            lent: None,
+            durable: AtomicBool::new(false),
+            spoiled: AtomicBool::new(false),
+        }
+    }
+
+    /// Resident memory: all of these blocks.
+    pub(super) fn resident(object: Object<'static>, none: Region, lent: Arc<Region>) -> Self {
+        Self { lent: Some(lent), ..Self::new(object, none) }
     }
 
     /// Everything that was written so far is durable.

@@ -128,6 +128,52 @@ impl Space {
         }
     }
 
+    /// Takes exactly `len` bytes, rounded up to blocks, in one extent that begins at a multiple of
+    /// `align`.
+    ///
+    /// # Errors
+    /// As [`allocate_whole`](Self::allocate_whole).
+    pub fn allocate_aligned(self: &Arc<Self>, len: u64, align: u64) -> Result<Region, Failure> {
+        if align <= BLOCK {
+            return self.allocate_whole(len);
+        }
+        let mut free = self.lock();
+        let found = blocks(len).filter(|len| *len > 0).and_then(|len| {
+            let offset = free.search(|offset, free| fits_aligned(offset, free, len, align))?;
+            Some(Extent { offset, len })
+        });
+        match found.filter(|extent| free.take_at(*extent)) {
+            Some(extent) => {
+                drop(free);
+                Ok(Region { space: Arc::clone(self), extents: vec![extent] })
+            }
+            None => Err(self.full(len, free.total)),
+        }
+    }
+
+    /// Takes what is free of these bytes.
+    pub fn claim_free(self: &Arc<Self>, within: Extent) -> Region {
+        let mut region = Region { space: Arc::clone(self), extents: Vec::new() };
+        let begin = within.offset - within.offset % BLOCK;
+        let end = blocks(within.end()).unwrap_or(u64::MAX);
+        let mut free = self.lock();
+        let parts: Vec<Extent> = free
+            .extents
+            .range(..end)
+            .rev()
+            .map(|(&offset, &len)| (offset.max(begin), (offset + len).min(end)))
+            .take_while(|(from, to)| from < to)
+            .map(|(from, to)| Extent { offset: from, len: to - from })
+            .collect();
+        for part in parts.into_iter().rev() {
+            if free.take_at(part) {
+                region.extents.push(part);
+            }
+        }
+        drop(free);
+        region
+    }
+
     fn full(&self, needed: u64, free: u64) -> Failure {
         Failure::new(
             Errno::NoSpc,
@@ -151,7 +197,7 @@ impl Free {
             return None;
         }
         let aligned = (len >= HUGE)
-            .then(|| self.search(|offset, free| fits_aligned(offset, free, len)))
+            .then(|| self.search(|offset, free| fits_aligned(offset, free, len, HUGE)))
             .flatten();
         let offset =
             aligned.or_else(|| self.search(|offset, free| (free >= len).then_some(offset)))?;
@@ -216,9 +262,9 @@ impl Free {
     }
 }
 
-/// Where `len` bytes that begin at a multiple of [`HUGE`] lie in a free extent.
-fn fits_aligned(offset: u64, free: u64, len: u64) -> Option<u64> {
-    let aligned = offset.checked_next_multiple_of(HUGE)?;
+/// Where `len` bytes that begin at a multiple of `align` lie in a free extent.
+fn fits_aligned(offset: u64, free: u64, len: u64, align: u64) -> Option<u64> {
+    let aligned = offset.checked_next_multiple_of(align)?;
     (aligned.checked_add(len)? <= offset + free).then_some(aligned)
 }
 

@@ -15,13 +15,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use luo_abi::arena::{
     BLOCK, Catalogue, Found, Kind, Object, SIZE_MIN, SPACE, SUPERBLOCKS, Superblock, VERSION,
-    encoded_len, handle,
+    blocks, encoded_len, handle,
 };
 use luo_abi::keeper::key;
 use luo_core::{Errno, Failure, Handle};
 
 use super::copy::{self, Chunks};
 use super::io_failure;
+use super::measure::Measured;
 use super::medium::{Extent, Medium};
 use super::object::{self, Stored};
 use super::space::{Region, Space};
@@ -33,15 +34,16 @@ pub const MAX_INLINE: usize = 2048;
 /// What the next catalogue has room for beside its objects: for the handover.
 const HANDOVER_ROOM: u64 = 64 << 10;
 
-/// An arena that this process alone has open.
+/// An arena that this process alone has open. (Other processes may have ranges of it:
+/// [`resident`](super::resident).)
 pub struct Arena {
     pub(super) medium: Arc<dyn Medium>,
     pub(super) space: Arc<Space>,
     pub(super) state: Mutex<State>,
     /// Held for the whole of a commit or retire.
     pub(super) switching: Mutex<()>,
-    /// The handover that was there at the beginning.
-    found: Option<Vec<u8>>,
+    /// The handover that was there at the beginning, until it is ended.
+    pub(super) found: Mutex<Option<Vec<u8>>>,
 }
 
 pub(super) struct State {
@@ -66,6 +68,8 @@ pub(super) struct State {
     pub(super) next: u64,
     /// How many flushes have failed.
     pub(super) failures: u64,
+    /// Ranges that are lent, by their offsets, as far as this process has seen.
+    pub(super) lent: BTreeMap<u64, Arc<Region>>,
 }
 
 /// What a superblock leads to: it keeps its space.
@@ -162,7 +166,13 @@ impl Arena {
                 .map(|piece| Extent { offset: piece.offset, len: piece.len })
                 .collect();
             let handle = object.handle;
-            let stored = Arc::new(Stored::new(object, space.claim(&extents)?));
+            let region = space.claim(&extents)?;
+            let stored = if object.kind == Kind::Resident {
+                Stored::resident(object, Region::empty(&space), Arc::new(region))
+            } else {
+                Stored::new(object, region)
+            };
+            let stored = Arc::new(stored);
             stored.settle();
             standing.objects.push(Arc::clone(&stored));
             // The handover is nobody's object: the next one takes its place.
@@ -184,20 +194,27 @@ impl Arena {
             // numbers that follow the clock are not given out again.
             next: superblock.next_handle.max(microseconds() << 2).min(key::number(u64::MAX) >> 1),
             failures: 0,
+            lent: BTreeMap::new(),
             superblock,
         };
-        let arena =
-            Self { medium, space, state: Mutex::new(state), switching: Mutex::new(()), found };
+        let arena = Self {
+            medium,
+            space,
+            state: Mutex::new(state),
+            switching: Mutex::new(()),
+            found: Mutex::new(found),
+        };
+        arena.leave_what_is_lent()?;
         // What the other superblock leads to is free space here, so it must not count any more
         // when that is written over.
         arena.mirror()?;
         Ok(arena)
     }
 
-    /// The handover that was there when the arena was opened.
+    /// The handover that was there when the arena was opened, until it is ended.
     #[must_use]
-    pub fn found(&self) -> Option<&[u8]> {
-        self.found.as_deref()
+    pub fn found(&self) -> Option<Vec<u8>> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Where its bytes are.
@@ -216,6 +233,17 @@ impl Arena {
     #[must_use]
     pub fn free(&self) -> u64 {
         self.space.free()
+    }
+
+    /// How much of the arena a kept object takes; nothing where there is none.
+    #[must_use]
+    pub fn takes(&self, handle: Handle) -> Measured {
+        match self.state().live.get(&handle.0) {
+            Some(Live::Here(stored)) => {
+                Measured { objects: stored.region.len(), catalogue: stored.object.encoded_len() }
+            }
+            Some(Live::Busy) | None => Measured::default(),
+        }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -334,7 +362,7 @@ impl Arena {
     /// ENOENT where there are none, EIO where they are damaged.
     pub fn bytes(&self, handle: Handle) -> Result<Vec<u8>, Failure> {
         let stored = self.stored(handle)?;
-        if matches!(stored.object.kind, Kind::Memory) {
+        if !matches!(stored.object.kind, Kind::Bytes | Kind::Inline(_)) {
             return Err(missing(handle));
         }
         object::read_bytes(&*self.medium, &stored.object)
@@ -352,7 +380,7 @@ impl Arena {
         Ok(Lent { medium: Arc::clone(&self.medium), stored })
     }
 
-    fn stored(&self, handle: Handle) -> Result<Arc<Stored>, Failure> {
+    pub(super) fn stored(&self, handle: Handle) -> Result<Arc<Stored>, Failure> {
         match self.state().live.get(&handle.0) {
             Some(Live::Here(stored)) => Ok(Arc::clone(stored)),
             Some(Live::Busy) => Err(busy(handle)),
@@ -366,15 +394,23 @@ impl Arena {
         region: Region,
         object: impl FnOnce(u64) -> Object<'static>,
     ) -> Result<Handle, Failure> {
+        self.insert_stored(failures, |handle| Stored::new(object(handle), region))
+    }
+
+    pub(super) fn insert_stored(
+        &self,
+        failures: u64,
+        stored: impl FnOnce(u64) -> Stored,
+    ) -> Result<Handle, Failure> {
         let mut state = self.state();
         if state.failures != failures {
             return Err(lost());
         }
         let handle = handle(state.next);
-        let object = object(handle);
-        self.make_room(&mut state, object.encoded_len())?;
+        let stored = stored(handle);
+        self.make_room(&mut state, stored.object.encoded_len())?;
         state.next += 1;
-        state.live.insert(handle, Live::Here(Arc::new(Stored::new(object, region))));
+        state.live.insert(handle, Live::Here(Arc::new(stored)));
         Ok(Handle(handle))
     }
 
@@ -519,6 +555,13 @@ pub(super) fn inline(handle: u64, kind: Kind<'static>, len: usize) -> Object<'st
     Object { handle, kind, len: len as u64, pieces: Cow::Borrowed(&[]), sums: Cow::Borrowed(&[]) }
 }
 
+/// How many bytes an arena sets aside for the catalogue of objects that take so many bytes of it,
+/// and for its handover.
+pub(super) fn catalogue_room(objects: u64) -> u64 {
+    let len = objects.saturating_add(Catalogue::FIXED_LEN).saturating_add(HANDOVER_ROOM);
+    blocks(len).unwrap_or(u64::MAX)
+}
+
 fn random_id() -> Result<[u8; 16], Failure> {
     let mut id = [0; 16];
     let flags = rustix::rand::GetRandomFlags::empty();
@@ -538,7 +581,7 @@ pub(super) fn seconds() -> u64 {
     microseconds() / 1_000_000
 }
 
-fn missing(handle: Handle) -> Failure {
+pub(super) fn missing(handle: Handle) -> Failure {
     Failure::new(Errno::NoEnt, format!("nothing of that kind is kept under {:#x}", handle.0))
 }
 
@@ -554,4 +597,4 @@ pub(super) fn lost() -> Failure {
     )
 }
 
-const _: () = assert!(VERSION == 1 && SPACE != 0 && encoded_len(0, 0, 0) < BLOCK);
+const _: () = assert!(VERSION == 2 && SPACE != 0 && encoded_len(0, 0, 0) < BLOCK);

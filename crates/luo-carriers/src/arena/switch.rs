@@ -99,6 +99,7 @@ impl Arena {
             len,
             checksum: checksum(&bytes),
             handover,
+            resident: objects.iter().any(|stored| stored.object.kind == Kind::Resident),
         });
         // What cannot be read back is not committed: better no update than one without a way on.
         Catalogue::decode(&bytes, superblock).map_err(|error| {
@@ -134,7 +135,9 @@ impl Arena {
             ..state.superblock
         };
         drop(state);
-        self.switch(superblock, Standing::default())
+        self.switch(superblock, Standing::default())?;
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(())
     }
 
     /// Writes the superblock at the place that does not count, and so makes it count.

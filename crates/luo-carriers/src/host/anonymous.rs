@@ -24,7 +24,8 @@ const FIELD: &[u8] = b"\neventfd-id:";
 /// The part of `fdinfo` that is read: the number is within its first 200 bytes.
 const READ: usize = 512;
 
-static PROBE: OnceLock<Option<Mutex<Probe>>> = OnceLock::new();
+/// One for each thread that looks at many files, see [`ahead`](super::ahead).
+static PROBES: [OnceLock<Option<Mutex<Probe>>>; 2] = [const { OnceLock::new() }; 2];
 
 struct Probe {
     /// Where files are put to be looked at.
@@ -41,8 +42,15 @@ pub(super) fn eventfd_number(file: BorrowedFd<'_>) -> Option<u64> {
     // Reading nothing is what the kernel refuses for a file that cannot be read at all, an epoll
     // among them, and grants without asking the file for all others.
     readv(file, &mut [IoSliceMut::new(&mut [])]).ok()?;
-    let probe = PROBE.get_or_init(|| Probe::new().map(Mutex::new)).as_ref()?;
-    probe.lock().unwrap_or_else(PoisonError::into_inner).look(file)
+    let mut last = None;
+    for probe in &PROBES {
+        let probe = probe.get_or_init(|| Probe::new().map(Mutex::new)).as_ref()?;
+        match probe.try_lock() {
+            Ok(mut probe) => return probe.look(file),
+            Err(_) => last = Some(probe),
+        }
+    }
+    last?.lock().unwrap_or_else(PoisonError::into_inner).look(file)
 }
 
 impl Probe {

@@ -55,6 +55,10 @@ impl<F> Keep<F> for Noted<'_, F> {
         self.keep.refresh_memory(handle, memory, len)
     }
 
+    fn keep_resident(&self, memory: &F) -> Result<Handle, Failure> {
+        self.keep.keep_resident(memory).map(|handle| self.note(handle))
+    }
+
     fn keep_bytes(&self, bytes: &[u8]) -> Result<Handle, Failure> {
         self.keep.keep_bytes(bytes).map(|handle| self.note(handle))
     }
@@ -94,6 +98,10 @@ impl<F> Recall<F> for Released<'_, F> {
         self.recall.memory(handle)
     }
 
+    fn resident(&self, handle: Handle) -> Result<F, Failure> {
+        self.recall.resident(handle)
+    }
+
     fn bytes(&self, handle: Handle) -> Result<Vec<u8>, Failure> {
         self.recall.bytes(handle)
     }
@@ -114,7 +122,7 @@ impl<F> Recall<F> for Released<'_, F> {
 
 /// Something that keeps: `prepare` and `freeze`.
 fn keeping<F: File>(
-    carrier: &dyn Carrier<F>,
+    carrier: &dyn Keep<F>,
     before: &[Handle],
     keep: impl FnOnce(&dyn Keep<F>) -> Result<u64, Failure>,
 ) -> Outcome<F> {
@@ -134,7 +142,7 @@ fn keeping<F: File>(
 
 /// Something that undoes: `cancel`.
 fn undoing<F: File>(
-    carrier: &dyn Carrier<F>,
+    carrier: &dyn Keep<F>,
     kept: &[Handle],
     undo: impl FnOnce(&dyn Keep<F>),
 ) -> Outcome<F> {
@@ -188,18 +196,26 @@ impl<F: File> Call<F> {
     #[must_use]
     pub fn run(&self, carrier: &dyn Carrier<F>) -> Outcome<F> {
         match &self.target {
-            Target::Outgoing { handler, file, data, kept } => match (handler, self.phase) {
-                (Some(handler), Phase::Prepare) => {
-                    keeping(carrier, kept, |keep| handler.prepare(file, keep))
+            Target::Outgoing { handler, file, data, kept } => {
+                let session = self.location.session.as_ref();
+                let own = session.and_then(|(_, name)| carrier.for_session(name));
+                let carrier: &dyn Keep<F> = match &own {
+                    Some(own) => &**own,
+                    None => carrier,
+                };
+                match (handler, self.phase) {
+                    (Some(handler), Phase::Prepare) => {
+                        keeping(carrier, kept, |keep| handler.prepare(file, keep))
+                    }
+                    (Some(handler), Phase::Freeze) => {
+                        keeping(carrier, kept, |keep| handler.freeze(file, *data, keep))
+                    }
+                    (Some(handler), _) => {
+                        undoing(carrier, kept, |keep| handler.cancel(file, *data, keep))
+                    }
+                    (None, _) => undoing(carrier, kept, |_| {}),
                 }
-                (Some(handler), Phase::Freeze) => {
-                    keeping(carrier, kept, |keep| handler.freeze(file, *data, keep))
-                }
-                (Some(handler), _) => {
-                    undoing(carrier, kept, |keep| handler.cancel(file, *data, keep))
-                }
-                (None, _) => undoing(carrier, kept, |_| {}),
-            },
+            }
             Target::Incoming { handler, file, data, kept, reclaimed } => {
                 let Some(handler) = handler else { return ending(carrier, kept, |_| {}) };
                 match self.phase {

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Invariants: neighbouring concurrent subsystems share a stage, every other one has its own;
-//! `files` comes first, and last in reverse.
+//! `files` comes first, and last in reverse; what is to be last comes behind all others.
 
 use alloc::{collections::VecDeque, vec, vec::Vec};
 
@@ -89,7 +89,9 @@ impl<F: File> Orchestrator<F> {
     fn subsystem_groups(&self) -> Vec<Vec<SubId>> {
         let mut groups: Vec<Vec<SubId>> = Vec::new();
         let mut open = false;
-        for sub in self.subsystems.iter().filter(|sub| !matches!(sub.kind, SubKind::Files)) {
+        let of = |last| self.subsystems.iter().filter(move |sub| sub.options.last == last);
+        let all = of(false).chain(of(true));
+        for sub in all.filter(|sub| !matches!(sub.kind, SubKind::Files)) {
             match groups.last_mut() {
                 Some(group) if open && sub.options.concurrent => group.push(sub.id),
                 _ => groups.push(vec![sub.id]),

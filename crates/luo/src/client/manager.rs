@@ -16,9 +16,9 @@ use crate::error::Error;
 use crate::exchange::{Answer, Exchange, Prepared};
 use crate::options::Options;
 use crate::protocol::{
-    FileInfo, FileList, FinishMachine, Handover, ListFiles, MANAGER, Nothing, ReleaseSession,
-    Report, Reported, SessionInfo, SessionList, State, Status, Through, Unclaimed, Upgrade,
-    Upgraded,
+    FileInfo, FileList, FinishMachine, Handover, LastTimeline, ListFiles, MANAGER, Nothing,
+    ReleaseSession, Report, Reported, SessionInfo, SessionList, State, Status, Through, Timeline,
+    Unclaimed, Upgrade, Upgraded,
 };
 
 #[derive(Debug)]
@@ -42,6 +42,11 @@ impl<D: Drive> Manager<D> {
 
     async fn status_until(&self, deadline: &Deadline) -> Result<Status, Error> {
         self.ask("GetStatus", &Nothing {}, deadline).await
+    }
+
+    pub(crate) async fn timeline(&self) -> Result<Option<Timeline>, Error> {
+        let last: LastTimeline = self.ask("GetTimeline", &Nothing {}, &self.deadline()).await?;
+        Ok(last.timeline)
     }
 
     pub(crate) async fn sessions(&self) -> Result<Vec<SessionInfo>, Error> {

@@ -10,6 +10,7 @@ use crate::error::{Error, Refusal};
 use crate::exchange::{Exchange, Prepared};
 use crate::options::Options;
 use crate::protocol::{Info, State, Unclaimed};
+use luo_sys::Memory;
 
 #[derive(Debug)]
 pub(crate) struct Session<D: Drive> {
@@ -152,6 +153,26 @@ impl<D: Drive> Session<D> {
     ) -> Result<(), Error> {
         let verdicts = self.preserve_batch(files, Some(tokens), true).await?;
         verdicts.into_iter().try_for_each(|verdict| verdict.map(|_| ())).map_err(Error::from)
+    }
+
+    pub(crate) async fn allocate(&self, token: u64, len: u64) -> Result<Memory, Error> {
+        let deadline = self.deadline();
+        let call = calls::allocate(token, len)?;
+        let given = self.connections.call(call, &deadline, calls::allocated).await?;
+        if let Some(descriptor) = given {
+            match Memory::from_fd(descriptor) {
+                Ok(memory) => return Ok(memory),
+                // It cannot be mapped in this process: what follows can.
+                Err(_) => self.unpreserve(token).await?,
+            }
+        }
+        let memory = Memory::create("luo-memory", len)?;
+        self.preserve(memory.as_fd(), Some(token)).await?;
+        Ok(memory)
+    }
+
+    pub(crate) async fn retrieve_memory(&self, token: u64) -> Result<Memory, Error> {
+        Ok(Memory::from_fd(self.retrieve(token).await?)?)
     }
 
     pub(crate) async fn unpreserve(&self, token: u64) -> Result<(), Error> {

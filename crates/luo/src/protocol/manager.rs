@@ -134,6 +134,32 @@ pub struct Timing {
     pub microseconds: u64,
 }
 
+/// What a session needs in the carrier.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionNeeds {
+    /// Its name.
+    pub session: String,
+    /// How many bytes. Holes, and pages of zeros, need none.
+    pub bytes: u64,
+}
+
+/// What an update needs in the carrier.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Needs {
+    /// The carrier.
+    pub carrier: String,
+    /// How many bytes in all: what the sessions need, and what the carrier itself does.
+    pub bytes: u64,
+    /// How many bytes of the carrier were free before. Missing where it copies nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free: Option<u64>,
+    /// How many bytes it has. Missing where it copies nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// What each session with files needs.
+    pub sessions: Vec<SessionNeeds>,
+}
+
 /// What an event of the cycle did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -147,12 +173,16 @@ pub struct Report {
     pub timings: Vec<Timing>,
     /// What failed and was optional.
     pub left_out: Vec<Failure>,
+    /// Of a rehearsal, what the update needs in the carrier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs: Option<Needs>,
 }
 
 /// Something happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// What kind of thing: `state`, `session`, `participant`, `upgrade`, `expired`, `failure`.
+    /// What kind of thing: `state`, `session`, `participant`, `upgrade`, `expired`, `progress`,
+    /// `failure`.
     pub kind: String,
     /// The machine's state after it.
     pub state: String,
@@ -161,6 +191,12 @@ pub struct Event {
     pub session: Option<String>,
     /// A sentence.
     pub text: String,
+    /// Of `progress`: bytes that were copied so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done: Option<u64>,
+    /// Of `progress`: bytes that there are to copy, as far as is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
 }
 
 /// Reply of `GetStatus`.
@@ -176,6 +212,9 @@ pub struct Status {
     pub keeper: String,
     /// The carrier in use.
     pub carrier: String,
+    /// The carriers that `Prepare` can name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub carriers: Vec<String>,
     /// How far it reaches.
     pub reach: String,
     /// The carrier that the machine's update goes through, where one is under way.
@@ -191,6 +230,9 @@ pub struct Status {
     pub transition: Option<String>,
     /// Completed live updates.
     pub liveupdate_number: u64,
+    /// The one that `GetTimeline` tells of, where one was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<u64>,
     /// Sessions.
     pub sessions: u64,
     /// Files in them.

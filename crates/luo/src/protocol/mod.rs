@@ -8,9 +8,11 @@
 
 mod manager;
 mod session;
+mod timeline;
 
 pub use manager::*;
 pub use session::*;
+pub use timeline::*;
 
 use serde::{Deserialize, Serialize};
 

@@ -57,6 +57,41 @@ pub struct Preserved {
     pub refused: Vec<Refused>,
 }
 
+/// Parameters of `Allocate`.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Allocate {
+    /// The token under which it is preserved.
+    pub token: u64,
+    /// How many bytes, at least one.
+    pub length: u64,
+    /// Whether failing to keep it cancels an update. Default true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub required: Option<bool>,
+    /// Names the request, so that it can be sent again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<u64>,
+}
+
+/// Where memory is in its descriptor's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    /// Where it begins, in bytes.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub length: u64,
+}
+
+/// Reply of `Allocate`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allocated {
+    /// Where the memory is in the file whose descriptor comes along; without it, there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<Range>,
+    /// Why there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
 /// Parameters of `Unpreserve`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Unpreserve {

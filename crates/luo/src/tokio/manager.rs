@@ -8,7 +8,9 @@ use crate::client;
 use crate::drive::until;
 use crate::error::Error;
 use crate::options::Options;
-use crate::protocol::{Event, FileInfo, Report, SessionInfo, Status, Unclaimed, Upgraded, Watched};
+use crate::protocol::{
+    Event, FileInfo, Report, SessionInfo, Status, Timeline, Unclaimed, Upgraded, Watched,
+};
 
 /// A connection to luod itself. Its methods are those of [`luo::Manager`](crate::Manager), as
 /// futures; what they do, their errors and deadlines are told there.
@@ -35,6 +37,15 @@ impl Manager {
     /// As there.
     pub async fn status(&self) -> Result<Status, Error> {
         self.client.status().await
+    }
+
+    /// How long the last live update that arrived here took; `None` where there was none, or it was
+    /// not measured.
+    ///
+    /// # Errors
+    /// See the type. A luod before this method says that it does not know it.
+    pub async fn timeline(&self) -> Result<Option<Timeline>, Error> {
+        self.client.timeline().await
     }
 
     /// All sessions that this user may see. See

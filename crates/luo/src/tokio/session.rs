@@ -8,6 +8,7 @@ use crate::client;
 use crate::error::{Error, Refusal};
 use crate::options::Options;
 use crate::protocol::{Info, Unclaimed};
+use luo_sys::Memory;
 
 /// A session. Its methods are those of [`luo::Session`](crate::Session), as futures; what they do,
 /// their errors and deadlines are told there.
@@ -176,6 +177,24 @@ impl Session {
     ) -> Result<Vec<Verdict>, Error> {
         let (tokens, files) = calls::split(files);
         self.client.preserve_batch(&files, Some(&tokens), false).await
+    }
+
+    /// Memory that no update copies if that can be. See
+    /// [`luo::Session::allocate`](crate::Session::allocate).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn allocate(&self, token: u64, len: u64) -> Result<Memory, Error> {
+        self.client.allocate(token, len).await
+    }
+
+    /// Takes memory back, and maps it. See
+    /// [`luo::Session::retrieve_memory`](crate::Session::retrieve_memory).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn retrieve_memory(&self, token: u64) -> Result<Memory, Error> {
+        self.client.retrieve_memory(token).await
     }
 
     /// Takes a file out: luod closes its duplicate. See

@@ -260,3 +260,38 @@ fn a_rehearsal_of_nothing_has_no_blackout() {
          blackout  none: nothing takes part in freeze\n"
     );
 }
+
+#[test]
+fn a_rehearsal_tells_what_each_session_and_the_whole_need_in_the_carrier() {
+    let mut reply = rehearsal();
+    reply["report"]["needs"] = json!({
+        "carrier": "arena", "bytes": 70_000, "free": 1 << 20, "size": 4 << 20,
+        "sessions": [{ "session": "kv", "bytes": 4_096 }, { "session": "shop", "bytes": 0 }],
+    });
+    let fake = Fake::new([("Rehearse", Act::Reply(reply.clone()))]);
+    let told = run(&fake, &["rehearse", "--carrier", "arena"]).good();
+    assert!(
+        told.ends_with(
+            "
+SESSION  NEEDS
+kv       4 KiB
+shop       0 B
+
+total     1.25 s for 203 calls from prepare to cancel
+blackout  at most 3.1 ms, in which the workloads stand still
+room      68.4 KiB in the arena, of which 1 MiB of 4 MiB are free
+"
+        ),
+        "{told}"
+    );
+    let fake = Fake::new([("Rehearse", Act::Reply(reply.clone()))]);
+    assert_eq!(run(&fake, &["rehearse", "--json"]).json(), reply);
+    let mut near = rehearsal();
+    near["report"]["needs"] = json!({
+        "carrier": "keeper", "bytes": 0, "sessions": [{ "session": "kv", "bytes": 0 }],
+    });
+    let fake = Fake::new([("Rehearse", Act::Reply(near))]);
+    let told = run(&fake, &["rehearse"]).good();
+    assert!(told.ends_with("room      none: the keeper copies nothing\n"), "{told}");
+    assert!(!told.contains("NEEDS"), "{told}");
+}

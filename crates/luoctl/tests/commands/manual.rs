@@ -2,7 +2,7 @@ use std::fs;
 
 use crate::run::alone;
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 18] = [
     "status",
     "sessions",
     "files",
@@ -17,6 +17,9 @@ const COMMANDS: [&str; 15] = [
     "watch",
     "release",
     "arena",
+    "kexec",
+    "reboot",
+    "report",
     "completions",
 ];
 
@@ -35,7 +38,7 @@ fn every_command_has_a_page() {
     let directory = tempfile::tempdir().unwrap();
     let pages = directory.path().join("made/man1");
     let said = alone(&["man", pages.to_str().unwrap()]).good();
-    assert_eq!(said, format!("21 man pages written to {}.\n", pages.display()));
+    assert_eq!(said, format!("26 man pages written to {}.\n", pages.display()));
     let mut names: Vec<String> = fs::read_dir(&pages)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -44,6 +47,7 @@ fn every_command_has_a_page() {
     let mut expected: Vec<String> = COMMANDS
         .iter()
         .chain(&["man", "arena-create", "arena-info", "arena-check", "arena-dump"])
+        .chain(&["kexec-load", "kexec-unload"])
         .map(|command| format!("luoctl-{command}.1"))
         .chain(["luoctl.1".to_owned()])
         .collect();

@@ -21,6 +21,7 @@
 mod carry;
 #[doc(hidden)]
 pub mod fuzzing;
+mod kernel;
 mod peer;
 mod process;
 mod settings;
@@ -44,7 +45,7 @@ use rustix::process::Signal;
 use peer::{Breach, Peer};
 use process::Process;
 use settings::spare_fds;
-use slots::Slots;
+use slots::{Fds, Slot, Slots};
 use upgrade::{Exec, Upgrade};
 use wire::{Received, Scratch};
 
@@ -515,7 +516,7 @@ impl Keeper {
         };
         let plain = flags & !allowed == 0
             && (op == op::UPGRADE || message.header.argument.get() == 0)
-            && (op == op::CHANGE || message.entries.is_empty());
+            && (matches!(op, op::CHANGE | op::RETRIEVE) || message.entries.is_empty());
         let result = match op {
             op::CHANGE => self.change(who, message, fds, plain),
             _ if !plain => Err(Errno::INVAL),
@@ -547,6 +548,7 @@ impl Keeper {
                 Err(errno) => Err(errno),
             },
             op::QUIESCED if who == Who::Worker => self.worker_quiesced(),
+            op::RETRIEVE => self.retrieve(who, message, fds),
             op::LEAVE if who == Who::Worker => {
                 self.departed = true;
                 self.stop("the machine has departed");
@@ -591,6 +593,39 @@ impl Keeper {
             None => self.slots.apply(&mut peer.staged, |_| {}),
             Some(upgrade) => self.slots.apply(&mut peer.staged, |key| upgrade.note(key)),
         }
+    }
+
+    /// Retrieves a kernel session into a slot. From its retrieval on it ends with its last
+    /// descriptor, so it must not be in a worker alone for a moment.
+    fn retrieve(
+        &mut self,
+        who: Who,
+        message: &Message<'_>,
+        fds: &mut Vec<OwnedFd>,
+    ) -> Result<(), Errno> {
+        let may = self.worker.as_ref().is_some_and(|peer| !peer.quiesced && who == Who::Worker);
+        if !may {
+            return Err(Errno::BUSY);
+        }
+        let (Some((entry, record)), 1, Some(device)) =
+            (message.slots().next(), message.entries.len(), fds.pop())
+        else {
+            return Err(Errno::INVAL);
+        };
+        let name = kernel::session_name(record)?;
+        let key = entry.key.get();
+        if self.slots.get(key).is_some() {
+            return Err(Errno::EXIST);
+        }
+        if !self.slots.has_room(record.len()) {
+            return Err(Errno::NOSPC);
+        }
+        let session = kernel::retrieve(device, name)?;
+        self.slots.insert(key, Slot { record: record.into(), fds: Fds::One(session) });
+        if let Some(upgrade) = &mut self.upgrade {
+            upgrade.note(key);
+        }
+        Ok(())
     }
 
     /// Answers connections in the end state, a few at a time.

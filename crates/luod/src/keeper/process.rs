@@ -1,7 +1,10 @@
 //! Child processes: started from a descriptor of their program, watched through a pidfd.
 //!
-//! Invariants: a child is reaped exactly once, by whoever holds its [`Process`]; nothing here
-//! waits.
+//! Invariants:
+//! - A child is reaped exactly once, by whoever holds its [`Process`]; nothing here waits.
+//! - A child leads a process group, and whatever it has started there ends with it: a program that
+//!   is a wrapper leaves no luod behind that nobody knows of. The group is killed before the child
+//!   is reaped, so that its number is nobody else's.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -10,7 +13,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open,
+    pidfd_send_signal, waitid,
 };
 
 /// How [`Process::ended`] says that all went well.
@@ -24,7 +28,7 @@ pub(super) struct Process {
 
 impl Process {
     pub(super) fn spawn(command: &mut Command) -> io::Result<(Self, Child)> {
-        let child = command.spawn()?;
+        let child = command.process_group(0).spawn()?;
         Ok((Self::of(Pid::from_child(&child))?, child))
     }
 
@@ -39,14 +43,30 @@ impl Process {
     }
 
     pub(super) fn kill(&self) {
-        // It fails only where the child is dead already.
+        // Either fails only where the child is dead already. (A worker that a keeper before this
+        // version has started leads no group: there is none of its number.)
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        self.kill_group();
+    }
+
+    fn kill_group(&self) {
+        let id = WaitId::PidFd(self.pidfd.as_fd());
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        // Not our child any more: its number may be anybody's.
+        if waitid(id, look).is_ok() {
+            let _ = kill_process_group(self.pid, Signal::KILL);
+        }
     }
 
     /// How the child ended, `None` while it runs.
     pub(super) fn ended(&self) -> Option<String> {
+        let id = || WaitId::PidFd(self.pidfd.as_fd());
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-        match waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
+        if let Ok(None) = waitid(id(), options | WaitIdOptions::NOWAIT) {
+            return None;
+        }
+        self.kill_group();
+        match waitid(id(), options) {
             Ok(None) => None,
             Ok(Some(status)) => Some(match (status.exit_status(), status.terminating_signal()) {
                 (Some(code), _) => format!("exited with status {code}"),

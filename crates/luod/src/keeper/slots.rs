@@ -150,7 +150,7 @@ impl Slots {
         self.map.range(key..).map(|(key, slot)| (*key, slot))
     }
 
-    /// Takes a slot over from the image before.
+    /// Takes a slot over from the image before, or one that was made here.
     pub(super) fn insert(&mut self, key: u64, slot: Slot) {
         self.used.slots += 1;
         self.used.fds += slot.fds.as_slice().len();
@@ -158,6 +158,13 @@ impl Slots {
         if let Some(old) = self.map.insert(key, slot) {
             self.uncount(&old);
         }
+    }
+
+    /// Whether one more slot with one descriptor fits.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        self.used.slots < self.limits.slots
+            && self.used.fds + closer::waiting() < self.limits.fds
+            && self.used.bytes + bytes <= self.limits.bytes
     }
 
     /// Adds a message of that many descriptors, whose shape has been checked, to the batch.

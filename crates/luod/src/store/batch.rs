@@ -45,6 +45,14 @@ impl Batch {
         }
     }
 
+    /// An empty one with space for as much as is in this one, within reason.
+    #[must_use]
+    pub(super) fn of_the_same_size(&self) -> Self {
+        const MOST: usize = 1024;
+        let changes = self.entries.len();
+        Self::with_capacity(changes.min(MOST), self.records.len().checked_div(changes).unwrap_or(0))
+    }
+
     /// Whether nothing is in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -16,6 +16,7 @@ use luo_abi::keeper::{
     Attach, Entry, Header, Hello, MAX_FDS, MAX_MESSAGE, Message, Role, VERSION_MAX, VERSION_MIN,
     VERSION_NONE, agree, entry_flag, flag, op, text,
 };
+use luo_abi::liveupdate::ioctl::Name;
 use luo_carriers::{HostFile, Slot};
 use rustix::io::Errno;
 use tokio::io::Interest;
@@ -218,6 +219,16 @@ impl Store for KeeperStore {
 
     fn leave(&self) -> Ticket {
         self.shared.say(op::LEAVE, 0, 0, &[], None)
+    }
+
+    fn retrieve(&self, key: u64, device: OwnedFd, name: Name) -> Ticket {
+        let length = (size_of::<Name>() as u32).into();
+        let entry = Entry { key: key.into(), length, fds: 1.into(), flags: 0.into() };
+        let mut header = Header::new(VERSION_NONE, op::RETRIEVE, 0);
+        header.count = 1.into();
+        let body = [entry.as_bytes(), name.as_bytes()].concat();
+        let bytes = body.len();
+        self.shared.send(What::Plain { header, body, fd: Some(device) }, bytes)
     }
 
     fn refuse(&self, reason: &str) -> Ticket {

@@ -21,6 +21,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use luo_abi::liveupdate::ioctl::Name;
 use luo_carriers::Slot;
 use luo_core::{Errno, Failure};
 use tokio::sync::{mpsc, oneshot};
@@ -221,6 +222,14 @@ pub trait Store: Send + Sync {
     /// Says that the machine has departed through a carrier that reaches farther: what is kept
     /// here is not needed any more, and luod stops.
     fn leave(&self) -> Ticket;
+
+    /// Retrieves a kernel session that came from the kernel before into a slot of that key, whose
+    /// record is the name; the slot comes with the next [`load`](Self::load). So that it is in the
+    /// store from the beginning, and never in this worker alone. The ticket gives the kernel's
+    /// errno, or says that this store cannot do it: EINVAL, EOPNOTSUPP.
+    fn retrieve(&self, _key: u64, _device: OwnedFd, _name: Name) -> Ticket {
+        Ticket::done(Err(StoreError::Unsupported("this store retrieves no kernel sessions")))
+    }
 
     /// Says why this worker cannot restore what is kept. Then it has to exit.
     fn refuse(&self, reason: &str) -> Ticket;

@@ -129,6 +129,8 @@ impl Table {
         // Under the lock: batches must reach the store in the order of the changes.
         let mut inner = self.inner();
         let batch = std::mem::take(&mut inner.unsubmitted);
+        // The next one may well be as large.
+        inner.unsubmitted = batch.of_the_same_size();
         inner.begin();
         self.store.submit(batch)
     }

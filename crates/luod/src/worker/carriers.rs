@@ -1,21 +1,26 @@
-//! The carriers of this luod: the keeper's, for what stays in this system, and the arena, for an
-//! update of the machine that goes farther.
+//! The carriers of this luod: the keeper's, for what stays in this system, and the arena and the
+//! kernel's `/dev/liveupdate`, for an update of the machine that goes farther.
 //!
 //! Invariants:
 //! - A call keeps things in the carrier that it names. What has a handle is in the carrier that the
 //!   handle's space names.
-//! - The arena is open, and locked, only while the machine's update goes through it.
-//! - An arena that cannot be opened is a failure of what needs it, and of nothing else.
+//! - The arena is open, and locked, only while the machine's update goes through it, and while
+//!   memory is lent from it for the first time. What is lent needs neither: the kernel knows it.
+//! - It is open once: whoever needs it while somebody still has it gets the same.
+//! - An arena or a device that cannot be opened is a failure of what needs it, and of nothing else.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use luo_abi::keeper::key;
 use luo_carriers::HostFile;
 use luo_carriers::arena::ArenaCarrier;
-use luo_core::{Caps, Carrier, CarrierId, Errno, Failure, Handle, Keep, Reach, Recall};
+use luo_carriers::liveupdate::LiveUpdateCarrier;
+use luo_core::{
+    Caps, Carrier, CarrierId, Errno, Failure, Handle, Keep, Reach, Recall, SessionName,
+};
 
 use super::refusal::Refusal;
 
@@ -25,15 +30,28 @@ pub(crate) type Shared = dyn Carrier<HostFile> + Send + Sync;
 /// The arena, as the framework knows it.
 pub(crate) const ARENA: CarrierId = CarrierId(1);
 
+/// `/dev/liveupdate`, as the framework knows it.
+pub(crate) const LIVEUPDATE: CarrierId = CarrierId(2);
+
+/// What `/dev/liveupdate` can keep, there or not.
+pub(crate) const LIVEUPDATE_CAPS: Caps = Caps::MEMORY.union(Caps::BYTES).union(Caps::SOME_LIVE);
+
 /// What the arena can keep, open or not.
-pub(crate) const ARENA_CAPS: Caps = Caps::MEMORY.union(Caps::BYTES);
+pub(crate) const ARENA_CAPS: Caps = Caps::MEMORY.union(Caps::BYTES).union(Caps::RESIDENT);
 
 /// Whether copying goes on, and whether it should.
 #[derive(Debug, Default)]
 pub(crate) struct Copying {
     /// Counts signs of life.
     beats: AtomicU64,
+    /// Bytes that went through since the arena was opened.
+    bytes: AtomicU64,
     cancelled: AtomicBool,
+}
+
+thread_local! {
+    /// Where this thread is within what it copies: a smaller number begins something new.
+    static DONE: Cell<u64> = const { Cell::new(0) };
 }
 
 impl Copying {
@@ -42,17 +60,26 @@ impl Copying {
         self.beats.load(Ordering::Relaxed)
     }
 
+    /// Bytes that went through since the arena was opened: read, and written where they differ.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     /// What is being copied stops soon.
     pub(crate) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
     }
 
-    fn begin(&self) {
+    pub(crate) fn begin(&self) {
         self.cancelled.store(false, Ordering::Relaxed);
+        self.bytes.store(0, Ordering::Relaxed);
     }
 
-    fn go_on(&self) -> Result<(), Failure> {
+    pub(crate) fn go_on(&self, done: u64) -> Result<(), Failure> {
         self.beats.fetch_add(1, Ordering::Relaxed);
+        let before = DONE.replace(done);
+        let more = if done < before { done } else { done - before };
+        self.bytes.fetch_add(more, Ordering::Relaxed);
         match self.cancelled.load(Ordering::Relaxed) {
             false => Ok(()),
             true => Err(Failure::new(Errno::Canceled, "the update was cancelled")),
@@ -60,11 +87,32 @@ impl Copying {
     }
 }
 
+/// Why a carrier cannot be used.
+type Why = (Errno, String);
+
+fn why(failure: &Failure) -> Why {
+    (failure.errno(), failure.reason().to_owned())
+}
+
+/// How much room the arena had when it was opened, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    pub(crate) free: u64,
+    pub(crate) size: u64,
+}
+
 /// See the module.
 pub(crate) struct Carriers {
     near: Arc<Shared>,
     path: Option<PathBuf>,
-    arena: RefCell<Option<Arc<Shared>>>,
+    arena: RefCell<Option<Arc<ArenaCarrier>>>,
+    /// The same while anybody has it.
+    last: RefCell<Weak<ArenaCarrier>>,
+    room: Cell<Option<Room>>,
+    /// Or why it cannot be used.
+    liveupdate: RefCell<Result<Arc<LiveUpdateCarrier>, Why>>,
+    /// How many have the arena to lend memory from it.
+    lending: Cell<usize>,
     pub(crate) copying: Arc<Copying>,
 }
 
@@ -75,8 +123,23 @@ impl std::fmt::Debug for Carriers {
 }
 
 impl Carriers {
-    pub(crate) fn new(near: Arc<Shared>, arena: Option<PathBuf>) -> Self {
-        Self { near, path: arena, arena: RefCell::default(), copying: Arc::default() }
+    pub(crate) fn new(
+        near: Arc<Shared>,
+        arena: Option<PathBuf>,
+        liveupdate: Result<Arc<LiveUpdateCarrier>, Failure>,
+        copying: Arc<Copying>,
+    ) -> Self {
+        let liveupdate = RefCell::new(liveupdate.map_err(|failure| why(&failure)));
+        Self {
+            near,
+            path: arena,
+            arena: RefCell::default(),
+            last: RefCell::default(),
+            room: Cell::default(),
+            liveupdate,
+            lending: Cell::default(),
+            copying,
+        }
     }
 
     pub(crate) fn near(&self) -> &Arc<Shared> {
@@ -88,6 +151,14 @@ impl Carriers {
         self.path.is_some()
     }
 
+    /// The names that a request can have.
+    pub(crate) fn names(&self) -> Vec<&'static str> {
+        let mut names = vec!["keeper"];
+        names.extend(self.liveupdate().map(|_| "liveupdate"));
+        names.extend(self.has_arena().then_some("arena"));
+        names
+    }
+
     /// The carrier that a request names, the near one where it names none.
     ///
     /// # Errors
@@ -95,7 +166,18 @@ impl Carriers {
     pub(crate) fn asked_for(&self, name: Option<&str>) -> Result<CarrierId, Refusal> {
         match name.unwrap_or("keeper") {
             "keeper" => Ok(CarrierId::NEAR),
-            "arena" if self.has_arena() => Ok(ARENA),
+            "liveupdate" => Ok(LIVEUPDATE),
+            "auto" if self.liveupdate().is_some() => Ok(LIVEUPDATE),
+            "arena" | "auto" if self.has_arena() => Ok(ARENA),
+            "auto" => Err(Refusal::new(
+                Errno::NoEnt,
+                format!(
+                    "there is no carrier that reaches beyond this kernel: {}; and luod has no \
+                     arena: make one with `luoctl arena create`, and name it in the configuration \
+                     (`arena = \"PATH\"`)",
+                    self.no_liveupdate().reason()
+                ),
+            )),
             "arena" => Err(Refusal::new(
                 Errno::NoEnt,
                 "luod has no arena: make one with `luoctl arena create`, and name it in the \
@@ -103,23 +185,57 @@ impl Carriers {
             )),
             other => Err(Refusal::new(
                 Errno::NoEnt,
-                format!("there is no carrier {other:?}: there are \"keeper\" and \"arena\""),
+                format!(
+                    "there is no carrier {other:?}: there are \"keeper\", \"liveupdate\" and \
+                     \"arena\", and \"auto\" for the one of the last two that is there"
+                ),
             )),
         }
     }
 
     /// The word for a carrier.
     pub(crate) fn name(&self, carrier: CarrierId) -> &'static str {
-        if carrier == CarrierId::NEAR { self.near.name() } else { "arena" }
+        match carrier {
+            CarrierId::NEAR => self.near.name(),
+            LIVEUPDATE => "liveupdate",
+            _ => "arena",
+        }
+    }
+
+    /// `/dev/liveupdate`, where it could be opened.
+    pub(crate) fn liveupdate(&self) -> Option<Arc<LiveUpdateCarrier>> {
+        self.liveupdate.borrow().as_ref().ok().map(Arc::clone)
+    }
+
+    /// Why it could not be.
+    pub(crate) fn no_liveupdate(&self) -> Failure {
+        match &*self.liveupdate.borrow() {
+            Ok(_) => Failure::new(Errno::Io, "/dev/liveupdate is there"),
+            Err((errno, reason)) => Failure::new(*errno, reason.as_str()),
+        }
+    }
+
+    /// It could be after all.
+    pub(crate) fn set_liveupdate(&self, carrier: Arc<LiveUpdateCarrier>) {
+        *self.liveupdate.borrow_mut() = Ok(carrier);
     }
 
     /// The arena, opened where it is not open yet.
     ///
     /// # Errors
     /// ENOENT where none is configured; what opening it says.
-    pub(crate) fn arena(&self) -> Result<Arc<Shared>, Failure> {
-        if let Some(arena) = &*self.arena.borrow() {
-            return Ok(Arc::clone(arena));
+    pub(crate) fn arena(&self) -> Result<Arc<ArenaCarrier>, Failure> {
+        if let Some(arena) = self.open_arena() {
+            return Ok(arena);
+        }
+        // Who copies something that was given up must have ended first: that one is told so when
+        // the arena cannot be opened.
+        let last = self.last.borrow().upgrade();
+        if let Some(arena) = last.filter(|last| Arc::strong_count(last) == self.lending.get() + 1) {
+            self.copying.begin();
+            self.note_room(&arena);
+            *self.arena.borrow_mut() = Some(Arc::clone(&arena));
+            return Ok(arena);
         }
         let Some(path) = &self.path else {
             return Err(Failure::new(Errno::NoEnt, "luod has no arena"));
@@ -128,10 +244,41 @@ impl Carriers {
         let arena = ArenaCarrier::open(path)?;
         // Whatever was cancelled has ended: it had the arena locked.
         copying.begin();
-        let opened: Arc<Shared> =
-            Arc::new(arena.with_progress(Box::new(move |_, _| copying.go_on())));
+        let opened = Arc::new(arena.with_progress(Box::new(move |done, _| copying.go_on(done))));
+        self.note_room(&opened);
+        *self.last.borrow_mut() = Arc::downgrade(&opened);
         *self.arena.borrow_mut() = Some(Arc::clone(&opened));
         Ok(opened)
+    }
+
+    fn note_room(&self, arena: &ArenaCarrier) {
+        let arena = arena.arena();
+        self.room.set(Some(Room { free: arena.free(), size: arena.size() }));
+    }
+
+    /// The arena, where it is open.
+    pub(crate) fn open_arena(&self) -> Option<Arc<ArenaCarrier>> {
+        self.arena.borrow().clone()
+    }
+
+    /// How much room the arena had when it was opened last; `None` where it never was.
+    pub(crate) fn room(&self) -> Option<Room> {
+        self.room.get()
+    }
+
+    /// Memory of that many bytes, from the arena.
+    ///
+    /// # Errors
+    /// As [`arena`](Self::arena), and [`Arena::lend`](luo_carriers::arena::Arena::lend).
+    pub(crate) async fn lend(&self, len: u64) -> Result<HostFile, Failure> {
+        let arena = self.arena()?;
+        self.lending.set(self.lending.get() + 1);
+        let lent = tokio::task::spawn_blocking(move || arena.arena().lend(len)).await;
+        self.lending.set(self.lending.get() - 1);
+        match lent {
+            Ok(lent) => lent.map(HostFile::from),
+            Err(_) => Err(Failure::new(Errno::Canceled, "no memory was lent: luod is stopping")),
+        }
     }
 
     /// Lets go of the arena, once what uses it has ended.
@@ -141,47 +288,111 @@ impl Carriers {
 
     /// The carrier to run a call with that keeps things in this one.
     pub(crate) fn through(&self, carrier: CarrierId) -> Arc<Shared> {
-        if carrier == CarrierId::NEAR && self.arena.borrow().is_none() {
+        let liveupdate = match &*self.liveupdate.borrow() {
+            Ok(carrier) => Ok(Arc::clone(carrier) as Arc<Shared>),
+            Err(why) => Err(why.clone()),
+        };
+        let arena_open = self.arena.borrow().is_some();
+        let in_use = arena_open || self.liveupdate().is_some_and(|carrier| carrier.is_in_use());
+        if carrier == CarrierId::NEAR && !in_use {
             return Arc::clone(&self.near);
         }
-        let far = self.arena().map_err(|failure| {
-            (failure.errno(), format!("the arena cannot be used: {}", failure.reason()))
-        });
-        let keeps_near = carrier == CarrierId::NEAR;
-        Arc::new(Routed { near: Arc::clone(&self.near), far, keeps_near })
+        let arena = match carrier == ARENA || arena_open {
+            true => self.arena().map(|arena| arena as Arc<Shared>).map_err(|failure| {
+                (failure.errno(), format!("the arena cannot be used: {}", failure.reason()))
+            }),
+            false => Err((Errno::NoEnt, "the arena is not in use".to_owned())),
+        };
+        Arc::new(Routed { near: Arc::clone(&self.near), arena, liveupdate, keeps: carrier })
     }
 }
 
-/// Both carriers as one.
+/// All carriers as one.
 struct Routed {
     near: Arc<Shared>,
     /// Or why it cannot be used.
-    far: Result<Arc<Shared>, (Errno, String)>,
-    keeps_near: bool,
+    arena: Result<Arc<Shared>, Why>,
+    /// The same.
+    liveupdate: Result<Arc<Shared>, Why>,
+    keeps: CarrierId,
+}
+
+fn usable(carrier: &Result<Arc<Shared>, Why>) -> Result<&Shared, Failure> {
+    match carrier {
+        Ok(carrier) => Ok(&**carrier),
+        Err((errno, reason)) => Err(Failure::new(*errno, reason.as_str())),
+    }
 }
 
 impl Routed {
-    fn far(&self) -> Result<&Shared, Failure> {
-        match &self.far {
-            Ok(far) => Ok(&**far),
-            Err((errno, reason)) => Err(Failure::new(*errno, reason.as_str())),
-        }
-    }
-
     /// Where new things are kept.
     fn keep(&self) -> Result<&Shared, Failure> {
-        if self.keeps_near { Ok(&*self.near) } else { self.far() }
+        match self.keeps {
+            CarrierId::NEAR => Ok(&*self.near),
+            LIVEUPDATE => usable(&self.liveupdate),
+            _ => usable(&self.arena),
+        }
     }
 
     /// Where a handle leads.
     fn of(&self, handle: Handle) -> Result<&Shared, Failure> {
-        if key::space(handle.0) == luo_abi::arena::SPACE { self.far() } else { Ok(&*self.near) }
+        match key::space(handle.0) {
+            luo_abi::arena::SPACE => usable(&self.arena),
+            luo_abi::liveupdate::SPACE => usable(&self.liveupdate),
+            _ => Ok(&*self.near),
+        }
+    }
+}
+
+/// The same, as files of one session see it.
+struct RoutedIn<'a> {
+    routed: &'a Routed,
+    keep: Box<dyn Keep<HostFile> + 'a>,
+}
+
+impl Keep<HostFile> for RoutedIn<'_> {
+    fn caps(&self) -> Caps {
+        self.keep.caps()
+    }
+
+    fn keep_memory(&self, memory: &HostFile, len: u64) -> Result<Handle, Failure> {
+        self.keep.keep_memory(memory, len)
+    }
+
+    fn refresh_memory(&self, handle: Handle, memory: &HostFile, len: u64) -> Result<(), Failure> {
+        self.routed.refresh_memory(handle, memory, len)
+    }
+
+    fn keep_resident(&self, memory: &HostFile) -> Result<Handle, Failure> {
+        self.keep.keep_resident(memory)
+    }
+
+    fn keep_bytes(&self, bytes: &[u8]) -> Result<Handle, Failure> {
+        self.keep.keep_bytes(bytes)
+    }
+
+    fn keep_live(&self, file: &HostFile) -> Result<Handle, Failure> {
+        self.keep.keep_live(file)
+    }
+
+    fn forget(&self, handle: Handle) {
+        self.routed.forget(handle);
+    }
+
+    fn progress(&self, done: u64, total: u64) -> Result<(), Failure> {
+        self.keep.progress(done, total)
     }
 }
 
 impl Keep<HostFile> for Routed {
     fn caps(&self) -> Caps {
-        self.keep().map_or(ARENA_CAPS, Keep::caps)
+        self.keep().map_or(
+            match self.keeps {
+                LIVEUPDATE => LIVEUPDATE_CAPS,
+                _ => ARENA_CAPS,
+            },
+            Keep::caps,
+        )
     }
 
     fn keep_memory(&self, memory: &HostFile, len: u64) -> Result<Handle, Failure> {
@@ -190,6 +401,10 @@ impl Keep<HostFile> for Routed {
 
     fn refresh_memory(&self, handle: Handle, memory: &HostFile, len: u64) -> Result<(), Failure> {
         self.of(handle)?.refresh_memory(handle, memory, len)
+    }
+
+    fn keep_resident(&self, memory: &HostFile) -> Result<Handle, Failure> {
+        self.keep()?.keep_resident(memory)
     }
 
     fn keep_bytes(&self, bytes: &[u8]) -> Result<Handle, Failure> {
@@ -221,6 +436,10 @@ impl Recall<HostFile> for Routed {
         self.of(handle)?.memory(handle)
     }
 
+    fn resident(&self, handle: Handle) -> Result<HostFile, Failure> {
+        self.of(handle)?.resident(handle)
+    }
+
     fn bytes(&self, handle: Handle) -> Result<Vec<u8>, Failure> {
         self.of(handle)?.bytes(handle)
     }
@@ -246,7 +465,15 @@ impl Carrier<HostFile> for Routed {
     }
 
     fn reach(&self) -> Reach {
-        self.keep().map_or(Reach::Power, |carrier| carrier.reach())
+        self.keep().map_or(Reach::Agent, |carrier| carrier.reach())
+    }
+
+    fn for_session<'a>(&'a self, session: &'a SessionName) -> Option<Box<dyn Keep<HostFile> + 'a>>
+    where
+        HostFile: 'a,
+    {
+        let keep = self.keep().ok()?.for_session(session)?;
+        Some(Box::new(RoutedIn { routed: self, keep }))
     }
 
     fn commit(&self, handover: &[u8]) -> Result<(), Failure> {

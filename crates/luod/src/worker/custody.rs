@@ -27,6 +27,14 @@ pub(crate) mod space {
     pub(crate) const FILE: u8 = 4;
     /// A note that a rehearsal goes on.
     pub(crate) const REHEARSAL: u8 = 5;
+    /// `/dev/liveupdate`, open.
+    pub(crate) const DEVICE: u8 = 6;
+    /// A kernel session that came from the kernel before; the record is its name.
+    pub(crate) const CAME: u8 = 7;
+    /// A kernel session that the next kernel must find; the record is its name.
+    pub(crate) const LEAVES: u8 = 8;
+    /// How long the last live update took.
+    pub(crate) const TIMELINE: u8 = 9;
 }
 
 /// Says when everything that was changed before it is kept.
@@ -141,6 +149,16 @@ impl Custody {
     /// A record that cannot be written makes the next commit fail.
     pub(crate) fn note_unwritable(&self, error: &super::records::RecordError) {
         self.note(Err(Failure::new(Errno::Inval, format!("a record cannot be written: {error}"))));
+    }
+
+    /// What should be kept cannot be: the next commit fails with the reason.
+    pub(crate) fn note_failed(&self, failure: &Failure) {
+        self.note(Err(Failure::new(failure.errno(), failure.reason())));
+    }
+
+    /// The slots.
+    pub(crate) fn table(&self) -> &Table {
+        &self.table
     }
 
     fn note(&self, done: Result<(), Failure>) {

@@ -100,9 +100,13 @@ impl Server {
         let table = Arc::new(Table::new(Arc::clone(&store)));
         let custody = Custody::new(store, table, 1)?;
         let config = Config::default();
-        let carriers = Carriers::new(Arc::clone(custody.carrier()), None);
+        let none = luo_core::Failure::new(luo_core::Errno::NoEnt, "no device");
+        let near = Arc::clone(custody.carrier());
+        let carriers = Carriers::new(near, None, Err(none), Arc::default());
         let restored = Loaded::read(&custody).restore(&config, &custody, &carriers, false)?;
-        let host = Host::new(config, restored.core, custody, carriers, restored.persisted, None);
+        let timeline = super::timeline::Timeline::default();
+        let (core, persisted) = (restored.core, restored.persisted);
+        let host = Host::new(config, core, custody, carriers, persisted, None, timeline);
         host.open();
         let sessions: Result<[SessionId; 2], Box<dyn std::error::Error>> =
             tasks.block_on(&runtime, async {

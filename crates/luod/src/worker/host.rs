@@ -18,21 +18,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use luo::protocol::{self, Event};
+use luo_abi::TimelinePhase;
 use luo_carriers::HostFile;
 use luo_core::{
-    Call, CallId, CallKind, CarrierId, Error, Failure, FinishOptions, Location, Notice,
-    Orchestrator, Outcome, Owner, Phase, Report, SessionId, SessionInfo, TransitionId,
+    Call, CallId, CallKind, CarrierId, Error, Event as CycleEvent, Failure, FinishOptions,
+    Location, Notice, Orchestrator, Outcome, Owner, Phase, Report, Scope, SessionId, SessionInfo,
+    TransitionId,
 };
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
+use tokio::task::AbortHandle;
 
 use super::access::Access;
 use super::carriers::{Carriers, Shared};
 use super::clients::Clients;
-use super::custody::{Custody, Ticket};
+use super::custody::{Custody, Ticket, space};
 use super::participants::Participants;
 use super::persist::Persisted;
 use super::refusal::Refusal;
 use super::sessions::Holders;
+use super::timeline::{self, Timeline};
 use super::timing::{Timings, micros};
 use super::upgrade::Upgrades;
 use crate::config::Config;
@@ -43,6 +47,8 @@ const QUICK_CALLS: usize = 512;
 const CALLS_PER_THREAD: usize = 512;
 /// How long a handler may take without a sign of life before its call counts as late.
 const HANDLER_DEADLINE: Duration = Duration::from_secs(60);
+/// Between two words on how far copying is.
+const PROGRESS: Duration = Duration::from_millis(250);
 /// Events that a slow watcher may be behind before it loses some.
 const EVENT_BACKLOG: usize = 256;
 
@@ -78,6 +84,7 @@ impl Ended {
             microseconds: micros(self.total),
             timings: timings.map(Timings::into_protocol).unwrap_or_default(),
             left_out: self.report.left_out.iter().map(|error| *Refusal::from(error).0).collect(),
+            needs: None,
         }
     }
 }
@@ -140,6 +147,15 @@ struct Done {
     end: Instant,
 }
 
+/// Copying is told of as long as this is there.
+pub(crate) struct Ticking(AbortHandle);
+
+impl Drop for Ticking {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// An event, and whom it concerns.
 #[derive(Debug, Clone)]
 pub(crate) struct Told {
@@ -156,6 +172,7 @@ pub(crate) struct Host {
     pub(crate) custody: Custody,
     pub(crate) carriers: Carriers,
     pub(crate) persisted: RefCell<Persisted>,
+    pub(crate) timeline: Timeline,
     pub(crate) holders: RefCell<Holders>,
     pub(crate) participants: RefCell<Participants>,
     pub(crate) clients: Clients,
@@ -190,6 +207,7 @@ impl Host {
         carriers: Carriers,
         persisted: Persisted,
         departed: Option<CarrierId>,
+        timeline: Timeline,
     ) -> Rc<Self> {
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
         let clients = Clients::new(config.clients.connections_per_user);
@@ -200,6 +218,7 @@ impl Host {
             custody,
             carriers,
             persisted: RefCell::new(persisted),
+            timeline,
             holders: RefCell::default(),
             participants: RefCell::default(),
             clients,
@@ -235,10 +254,48 @@ impl Host {
         self.tell_owner(kind, Some(ended.name.to_string()), Some(ended.owner), text);
     }
 
+    /// Tells watchers how far copying is, until it is dropped. Not the log: it is no news later.
+    pub(crate) fn tell_progress(self: &Rc<Self>) -> Ticking {
+        let host = Rc::clone(self);
+        let ticking = tokio::task::spawn_local(async move {
+            let mut before = host.carriers.copying.bytes();
+            let mut beats = host.carriers.copying.beats();
+            loop {
+                tokio::time::sleep(PROGRESS).await;
+                let copying = &host.carriers.copying;
+                let (now, bytes) = (copying.beats(), copying.bytes());
+                if now == beats {
+                    continue;
+                }
+                beats = now;
+                // An arena that was opened meanwhile counts from zero.
+                if bytes < before {
+                    before = 0;
+                }
+                let done = bytes - before;
+                let (total, state) = {
+                    let core = host.core.borrow();
+                    (core.pinned().max(done), core.status().state.name().to_owned())
+                };
+                let event = Event {
+                    kind: "progress".to_owned(),
+                    state,
+                    session: None,
+                    text: format!("{done} of {total} bytes"),
+                    done: Some(done),
+                    total: Some(total),
+                };
+                // Nobody may be watching.
+                let _ = host.events.send(Told { event, owner: None });
+            }
+        });
+        Ticking(ticking.abort_handle())
+    }
+
     fn tell_owner(&self, kind: &str, session: Option<String>, owner: Option<Owner>, text: String) {
         tracing::info!(kind, session = session.as_deref(), "{text}");
         let state = self.core.borrow().status().state.name().to_owned();
-        let event = Event { kind: kind.to_owned(), state, session, text };
+        let event = Event { kind: kind.to_owned(), state, session, text, done: None, total: None };
         // Nobody may be watching.
         let _ = self.events.send(Told { event, owner });
     }
@@ -250,6 +307,7 @@ impl Host {
         start: impl FnOnce(&mut Orchestrator<HostFile>) -> Result<TransitionId, Error>,
     ) -> Result<Awaited, Refusal> {
         let id = start(&mut self.core.borrow_mut())?;
+        self.time_machine(id);
         let (waiter, waiting) = oneshot::channel();
         // A cancel of what is going on is that transition: both wait for its end.
         self.transitions
@@ -264,6 +322,68 @@ impl Host {
             .push(waiter);
         self.pump();
         Ok(Awaited(waiting))
+    }
+
+    /// The machine's own transitions are timed for both sides of its update.
+    fn time_machine(&self, id: TransitionId) {
+        if self.transitions.borrow().contains_key(&id) {
+            return;
+        }
+        let core = self.core.borrow();
+        let (number, carrier) = (core.number() + 1, self.carriers.name(core.carrier()));
+        match core.status().transition {
+            Some(CycleEvent::Prepare) => self.timeline.prepares(number, carrier),
+            Some(CycleEvent::Freeze) => self.timeline.freezes(number, carrier),
+            _ => {}
+        }
+    }
+
+    /// Before the call that writes the times down: what was timed so far goes along.
+    fn note_times(&self, call: &Call<HostFile>) {
+        let is_it = call.phase() == Phase::Freeze
+            && call.location().subsystem.as_ref().is_some_and(|name| **name == *timeline::NAME);
+        let transitions = self.transitions.borrow();
+        let transition = call.transition().filter(|_| is_it).and_then(|id| transitions.get(&id));
+        if let Some(transition) = transition {
+            self.timeline.frozen(transition.timings.parts());
+        }
+    }
+
+    /// A transition has ended: what of it belongs to a live update's times.
+    fn time_ended(&self, report: &Report, timings: Option<&Timings>, total: Duration) {
+        let began = timings.map_or_else(Instant::now, Timings::began);
+        let done = report.result.is_ok();
+        let (event, scope) = (report.event, report.scope);
+        match (event, scope) {
+            (CycleEvent::Prepare, Scope::Machine) if done => {
+                self.timeline.prepared(timings.map(Timings::parts).unwrap_or_default());
+            }
+            (CycleEvent::Prepare | CycleEvent::Freeze, Scope::Machine) if !done => {
+                self.timeline.cancelled();
+            }
+            (CycleEvent::Cancel, Scope::Machine) => self.timeline.cancelled(),
+            (CycleEvent::Arrive, Scope::Machine) if done => {
+                self.timeline.took(TimelinePhase::Arrive, None, began, total);
+            }
+            (CycleEvent::Finish, Scope::Machine) if done => {
+                self.timeline.took(TimelinePhase::Finish, None, began, total);
+            }
+            (CycleEvent::Finish, Scope::Session(id)) if done => {
+                self.time_session(TimelinePhase::Finish, id, began);
+            }
+            _ => {}
+        }
+    }
+
+    /// Something was done for a session, from `began` to now: told of the machine's update alone.
+    pub(crate) fn time_session(&self, phase: TimelinePhase, id: SessionId, began: Instant) {
+        let core = self.core.borrow();
+        if core.status().state != luo_core::State::Updated {
+            return;
+        }
+        if let Some(info) = core.session(id) {
+            self.timeline.took(phase, Some(&info.name), began, began.elapsed());
+        }
     }
 
     /// Finishes a session's live update. The request is noted with the records of its end, and
@@ -293,6 +413,9 @@ impl Host {
         scope: luo_core::Scope,
     ) -> Result<Rc<Ended>, Refusal> {
         let start = |core: &mut Orchestrator<HostFile>| core.begin(scope, luo_core::Event::Cancel);
+        if scope == luo_core::Scope::Machine {
+            self.take_departure_back().await?;
+        }
         let cancelling = self.begin(Purpose::Own, start)?;
         if scope == luo_core::Scope::Machine {
             // Not before it is allowed: what arrived would not be copied back any more.
@@ -333,7 +456,10 @@ impl Host {
                         left -= 1;
                         self.call_quickly(&call);
                     }
-                    Some(call) => local.push(call),
+                    Some(call) => {
+                        self.note_times(&call);
+                        local.push(call);
+                    }
                     None => break,
                 }
             }
@@ -382,6 +508,11 @@ impl Host {
         let mut core = self.core.borrow_mut();
         let mut holders = self.holders.borrow_mut();
         self.persisted.borrow_mut().write(&mut core, &mut holders, &self.custody);
+        if let Some(bytes) = self.timeline.take_changed() {
+            let key = self.custody.keys(space::TIMELINE).first().copied();
+            let key = key.unwrap_or_else(|| self.custody.allocate(space::TIMELINE));
+            self.custody.put(key, &bytes, &[]);
+        }
         self.custody.commit()
     }
 
@@ -573,6 +704,7 @@ impl Host {
             }
             None => (Duration::ZERO, None, Vec::new(), Purpose::Own),
         };
+        self.time_ended(&report, timings.as_ref(), total);
         if let (Purpose::Finish(id, request), Ok(())) = (purpose, &report.result) {
             self.persisted.borrow_mut().session_extra(id).finished_by = request;
         }
@@ -600,9 +732,14 @@ impl Host {
             }
             return;
         }
+        self.note_departure(&ended.report);
         let ticket = self.commit();
+        let host = Rc::clone(self);
         tokio::task::spawn_local(async move {
             let kept = ticket.await.map(|()| ended);
+            if kept.is_ok() {
+                host.end_arrival().await;
+            }
             if let Err(refusal) = &kept {
                 let reason = refusal.reason();
                 tracing::error!(reason, "the keeper did not take the records of a transition");

@@ -17,6 +17,8 @@ mod custody;
 #[doc(hidden)]
 pub mod fuzzing;
 mod host;
+mod kernel;
+mod needs;
 mod participants;
 mod persist;
 mod records;
@@ -26,6 +28,7 @@ mod restore;
 mod server;
 mod sessions;
 mod through;
+mod timeline;
 mod timing;
 mod upgrade;
 
@@ -36,11 +39,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use luo_abi::keeper::Role;
-use luo_core::{CarrierId, Event as CycleEvent, Failure};
+use luo_carriers::liveupdate::LiveUpdateCarrier;
+use luo_core::{
+    CarrierId, Criticality, Event as CycleEvent, Failure, SubsystemKind, SubsystemOptions,
+};
 
 use crate::config::Config;
 use crate::store::{Event, Events, Store, StoreError, Table};
-use carriers::Carriers;
+use carriers::{Carriers, Copying};
 use custody::Custody;
 use host::Host;
 use restore::{Loaded, Restored};
@@ -119,7 +125,9 @@ pub async fn run(config: Config, start: Start) -> Result<Ended, WorkerError> {
         // What the rehearsal changes it changes in a copy.
         let copy = Arc::new(table.copy());
         let custody = new_custody(&store, &copy, incarnation)?;
-        let carriers = new_carriers(&config, &custody);
+        // The device is the other one's.
+        let others = Failure::new(luo_core::Errno::Busy, "another worker has /dev/liveupdate");
+        let carriers = new_carriers(&config, &custody, Err(others), Arc::default());
         let verdict = match Loaded::read(&custody).restore(&config, &custody, &carriers, true) {
             Ok(restored) => restored.check(),
             Err(error) => Err(error),
@@ -133,7 +141,16 @@ pub async fn run(config: Config, start: Start) -> Result<Ended, WorkerError> {
             return Ok(ended);
         }
     }
-    let host = restore(&config, &store, &table, incarnation).await?;
+    let copying = Arc::default();
+    let opened = kernel::begin(&config, &store, &table, &mut events, &copying).await?;
+    let kernel::Opened { carrier: liveupdate, failed } = match opened {
+        kernel::Flow::Continue(opened) => opened,
+        kernel::Flow::Break(ended) => return Ok(ended),
+    };
+    let host = restore(&config, &store, &table, incarnation, (liveupdate, copying)).await?;
+    if let Some(reason) = failed {
+        host.tell("failure", None, reason);
+    }
     host.upgrades.reached_at(socket);
     store.ready().await?;
     let begun = host.take_up_or_resume().await;
@@ -188,8 +205,17 @@ fn new_custody(
     Custody::new(Arc::clone(store), Arc::clone(table), incarnation).map_err(WorkerError::Kept)
 }
 
-fn new_carriers(config: &Config, custody: &Custody) -> Carriers {
-    Carriers::new(Arc::clone(custody.carrier()), config.arena.clone())
+/// `/dev/liveupdate`, or why it cannot be used.
+type Far = Result<Arc<LiveUpdateCarrier>, Failure>;
+
+fn new_carriers(
+    config: &Config,
+    custody: &Custody,
+    liveupdate: Far,
+    copying: Arc<Copying>,
+) -> Carriers {
+    let near = Arc::clone(custody.carrier());
+    Carriers::new(near, config.arena.clone(), liveupdate, copying)
 }
 
 async fn restore(
@@ -197,14 +223,30 @@ async fn restore(
     store: &Arc<dyn Store>,
     table: &Arc<Table>,
     incarnation: u64,
+    (liveupdate, copying): (Far, Arc<Copying>),
 ) -> Result<Rc<Host>, WorkerError> {
     let custody = new_custody(store, table, incarnation)?;
-    let carriers = new_carriers(config, &custody);
+    let carriers = new_carriers(config, &custody, liveupdate, copying);
     let restored = Loaded::read(&custody)
         .restore(config, &custody, &carriers, false)
         .map_err(WorkerError::Restore)?;
-    let Restored { core, persisted, held, departed, failed, unknown } = restored;
-    let host = Host::new(config.clone(), core, custody, carriers, persisted, departed);
+    let Restored { mut core, persisted, held, departed, failed, unknown } = restored;
+    let timeline = timeline::Timeline::default();
+    let registered = core.register_subsystem(
+        timeline::NAME,
+        SubsystemKind::Local(Arc::new(timeline::Kept(timeline.clone()))),
+        SubsystemOptions { criticality: Criticality::Optional, concurrent: false, last: true },
+    );
+    if let Err(error) = registered {
+        tracing::warn!(%error, "how long updates take is not measured");
+    }
+    for key in custody.keys(custody::space::TIMELINE) {
+        let found = custody.get(key).map(|slot| timeline.restore(&slot.record));
+        if let Some(Err(error)) = found {
+            tracing::warn!(%error, "how long the last live update took is not known any more");
+        }
+    }
+    let host = Host::new(config.clone(), core, custody, carriers, persisted, departed, timeline);
     for (id, server) in held {
         if let Err(refusal) = host.watch_holder(id, server, false) {
             tracing::warn!(reason = refusal.reason(), "a session is held by nobody from here on");
@@ -223,6 +265,7 @@ impl Host {
     /// Takes up the handover of a machine that has departed, or undoes what was cut short.
     async fn take_up_or_resume(self: &Rc<Self>) -> Result<(), String> {
         if let Some(carrier) = self.departed {
+            self.timeline.arrives();
             let arrived = self.run_through(CycleEvent::Arrive, carrier).await;
             arrived.map_err(|refusal| format!("not arrived: {}", refusal.reason()))?;
             self.tell("state", None, "arrived".to_owned());
@@ -239,6 +282,7 @@ impl Host {
             Ok(()) => self.undo_what_went_with_the_worker().await,
             failed => failed,
         };
+        self.end_what_was_finished().await;
         self.note_unheld();
         let kept = self.commit().await;
         undone.and(kept).map_err(|refusal| refusal.reason().to_owned())

@@ -10,6 +10,7 @@
 //!   its descriptor: an *orphan*.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use hashbrown::{HashMap, HashSet};
 use luo_carriers::HostFile;
@@ -141,10 +142,11 @@ impl Persisted {
         }
         // Slots of files that are gone first: records of files that stay may take them over.
         let mut freed = Freed::default();
-        for &file in &dirty.files {
-            if !core.has_file(file)
-                && let Some(slot) = self.files.remove(&file)
-            {
+        let mut there = Vec::with_capacity(dirty.files.len());
+        for file in dirty.files {
+            if let Some((record, held)) = core.file_with_record(file) {
+                there.push((file, record, held));
+            } else if let Some(slot) = self.files.remove(&file) {
                 if !slot.has_file {
                     custody.forget(slot.key);
                     continue;
@@ -159,9 +161,7 @@ impl Persisted {
         // file that was made twice, the last note is true.
         let mut made_by = std::mem::take(&mut self.made_by);
         made_by.sort_by_key(|(file, _)| *file);
-        for file in dirty.files {
-            let Some(record) = core.file_record(file) else { continue };
-            let held = core.file_ref(file);
+        for (file, record, held) in there {
             let last = made_by.partition_point(|(made, _)| *made <= file).checked_sub(1);
             let made = last.and_then(|last| made_by.get(last)).filter(|(made, _)| *made == file);
             self.write_file(file, &record, made.map(|made| made.1), held, &mut freed, custody);
@@ -206,7 +206,12 @@ impl Persisted {
         freed: &mut Freed,
         custody: &Custody,
     ) {
-        let old = self.files.get(&file).copied();
+        // Looked for once: there may be very many.
+        let place = self.files.entry(file);
+        let old = match &place {
+            Entry::Vacant(_) => None,
+            Entry::Occupied(slot) => Some(*slot.get()),
+        };
         let extra = made.or(old.map(|slot| slot.extra)).unwrap_or_default();
         if let Err(error) = records::file(record, &extra, &mut self.buffer) {
             return custody.note_unwritable(&error);
@@ -217,7 +222,7 @@ impl Persisted {
         {
             custody.rewrite(slot.key, bytes);
             if slot.extra != extra {
-                self.files.insert(file, FileSlot { extra, ..slot });
+                fill(place, FileSlot { extra, ..slot });
             }
             return;
         }
@@ -230,12 +235,12 @@ impl Persisted {
                 .filter(|key| freed.keys.remove(key));
             if let Some(key) = before {
                 custody.rewrite(key, bytes);
-                self.files.insert(file, FileSlot { key, has_file: true, extra });
+                fill(place, FileSlot { key, has_file: true, extra });
                 return;
             }
             let key = old.map_or_else(|| custody.allocate(space::FILE), |slot| slot.key);
             custody.put(key, bytes, &[]);
-            self.files.insert(file, FileSlot { key, has_file: false, extra });
+            fill(place, FileSlot { key, has_file: false, extra });
             return;
         };
         // It came back as another open file description than it went over.
@@ -264,7 +269,7 @@ impl Persisted {
                 key
             }
         };
-        self.files.insert(file, FileSlot { key, has_file: true, extra });
+        fill(place, FileSlot { key, has_file: true, extra });
     }
 
     /// Lets go of a slot with a descriptor, now or with the last thing that refers to it.
@@ -273,5 +278,14 @@ impl Persisted {
             custody.rewrite(key, &[]);
             self.orphans.insert(key);
         }
+    }
+}
+
+fn fill(place: Entry<'_, FileKey, FileSlot>, slot: FileSlot) {
+    match place {
+        Entry::Vacant(vacant) => {
+            vacant.insert(slot);
+        }
+        Entry::Occupied(mut there) => *there.get_mut() = slot,
     }
 }

@@ -279,7 +279,7 @@ pub(crate) fn file(
         session: record.session.0,
         side: put_side(record.side),
         token: record.token.0,
-        compatible: record.compatible.as_str().into(),
+        compatible: (&*record.compatible).into(),
         criticality: put_criticality(record.criticality),
         state: put_state(record.state),
         level: put_level(record.level),
@@ -315,7 +315,7 @@ pub(crate) fn read_file(bytes: &[u8]) -> Result<(FileRecord, FileExtra), RecordE
         session: SessionId(record.session),
         side: get_side(record.side),
         token: Token(record.token),
-        compatible: record.compatible.into_owned(),
+        compatible: record.compatible.into(),
         criticality: get_criticality(record.criticality),
         state: get_state(record.state),
         level: get_level(record.level),
@@ -420,7 +420,7 @@ mod tests {
             reclaimed in any::<bool>(),
         ) -> FileRecord {
             FileRecord {
-                session: SessionId(session), side, token: Token(token), compatible, criticality,
+                session: SessionId(session), side, token: Token(token), compatible: compatible.into(), criticality,
                 state, level, data, kept, incoming, reclaimed, pinned,
             }
         }
@@ -642,7 +642,7 @@ mod tests {
         };
         assert!(matches!(refused(|f| f.kept = vec![Handle(1); 1025]), Kind::TooMany { .. }));
         assert_eq!(refused(|f| f.kept.push(Handle(0))), Kind::Handle);
-        assert!(matches!(refused(|f| f.compatible.push('/')), Kind::Name(_)));
+        assert!(matches!(refused(|f| f.compatible = "a/b".into()), Kind::Name(_)));
         let mut record = a_machine();
         record.shared.push(record.shared[0].clone());
         assert_eq!(kind(machine(&record)), Kind::Duplicate);

@@ -1,5 +1,5 @@
 //! A rehearsal: an update of the machine that is prepared, frozen and undone, to learn what it
-//! would cost.
+//! would cost in time and in room.
 //!
 //! Invariants: a rehearsal leaves the machine as it was, however it ends. While one goes on there
 //! is a slot for it in the keeper, so a worker that finds one undoes what the worker before has
@@ -18,7 +18,8 @@ use super::refusal::Refusal;
 const RECORD: &[u8] = b"rehearsal";
 
 impl Host {
-    /// Prepares through a carrier, freezes and cancels, and tells how long each part took.
+    /// Prepares through a carrier, freezes and cancels, and tells how long each part took
+    /// and how much room it needs.
     pub(crate) async fn rehearse(self: &Rc<Self>, carrier: CarrierId) -> Result<Report, Refusal> {
         let machine = self.core.borrow().status();
         if machine.state != State::Normal || machine.transition.is_some() {
@@ -36,11 +37,11 @@ impl Host {
     }
 
     async fn rehearse_noted(self: &Rc<Self>, carrier: CarrierId) -> Result<Report, Refusal> {
-        let step =
-            async |event| self.run(|core| core.begin(Scope::Machine, event)).await?.to_protocol();
         let mut whole = self.run_through(Event::Prepare, carrier).await?.to_protocol()?;
-        let mut frozen = step(Event::Freeze).await?;
-        let mut cancelled = step(Event::Cancel).await?;
+        let mut frozen = self.freeze().await?.to_protocol()?;
+        let needs = self.needs();
+        let cancelled = self.run(|core| core.begin(Scope::Machine, Event::Cancel)).await?;
+        let mut cancelled = cancelled.to_protocol()?;
         whole.timings.append(&mut frozen.timings);
         whole.timings.append(&mut cancelled.timings);
         whole.left_out.append(&mut frozen.left_out);
@@ -50,6 +51,7 @@ impl Host {
             microseconds: whole.microseconds + frozen.microseconds + cancelled.microseconds,
             timings: whole.timings,
             left_out: whole.left_out,
+            needs: Some(needs),
         })
     }
 

@@ -17,9 +17,10 @@ use std::sync::Arc;
 use luo_abi::keeper::key;
 use luo_carriers::HostFile;
 use luo_core::{
-    Caps, CarrierId, FileKey, Handle, MachineRecord, Orchestrator, SessionRecord, State,
+    Caps, Carrier, CarrierId, Event, FileKey, Handle, MachineRecord, Orchestrator, SessionRecord,
+    State,
 };
-use luo_files::{LiveHandler, MemfdHandler, RecordHandler};
+use luo_files::{ArenaMemoryHandler, KernelHandler, LiveHandler, MemfdHandler, RecordHandler};
 
 use super::carriers::{self, Carriers};
 use super::custody::{Custody, space};
@@ -111,6 +112,20 @@ impl Loaded {
         loaded
     }
 
+    /// Whether what came from the kernel before is to be taken up. Until the machine's first record,
+    /// and while it was being taken up when the worker before died.
+    fn has_come(&self, carriers: &Carriers) -> bool {
+        let came = carriers.liveupdate().and_then(|carrier| Carrier::committed(&*carrier).ok()?);
+        let untouched = match &self.machine {
+            None => self.sessions.is_empty(),
+            Some((_, record)) => {
+                record.departed && record.carrier == carriers::LIVEUPDATE
+                    || record.transition == Some(Event::Arrive)
+            }
+        };
+        came.is_some() && untouched
+    }
+
     /// Through which carrier the machine has committed a handover that nobody has taken up. The
     /// record may be of a commit that was cut short: what counts is the handover. A candidate
     /// leaves the arena to the worker that has it open.
@@ -120,8 +135,12 @@ impl Loaded {
         carriers: &Carriers,
         candidate: bool,
     ) -> Option<CarrierId> {
+        if !candidate && self.has_come(carriers) {
+            return Some(carriers::LIVEUPDATE);
+        }
         match &self.machine {
             Some((_, record)) if !record.departed => None,
+            Some((_, record)) if record.carrier == carriers::LIVEUPDATE => None,
             Some((_, record)) if record.carrier == CarrierId::NEAR => {
                 custody.has(key::HANDOVER).then_some(CarrierId::NEAR)
             }
@@ -189,7 +208,8 @@ impl Loaded {
         let mut machine_normal = true;
         let mut in_use: HashSet<u64> = HashSet::from([key::HANDOVER]);
         if let Some((key, mut record)) = self.machine {
-            record.departed = false;
+            // Nobody but the kernel takes it from here; until then it can be taken back.
+            record.departed &= record.carrier == carriers::LIVEUPDATE && custody.holds_departed();
             machine_normal = record.state == State::Normal && record.transition.is_none();
             for shared in &record.shared {
                 in_use.extend(shared.kept.iter().map(|Handle(handle)| *handle));
@@ -211,7 +231,7 @@ impl Loaded {
             in_use.extend(record.kept.iter().map(|Handle(handle)| *handle));
             let place = FileKey { session: record.session, side: record.side, token: record.token };
             let has_file = file.is_some();
-            if !core.handlers().any(|handler| handler.compatible() == record.compatible) {
+            if !core.handlers().any(|handler| handler.compatible() == &*record.compatible) {
                 unknown.push(format!(
                     "token {} of session {} is of the handler {}, which luod {} does not have",
                     place.token,
@@ -266,9 +286,14 @@ fn new_core(config: &Config) -> Result<Orchestrator<HostFile>, String> {
     let mut core = Orchestrator::new(Caps::LIVE | Caps::MEMORY | Caps::BYTES, limits);
     let arena = core.add_carrier(carriers::ARENA_CAPS).map_err(|error| error.to_string())?;
     debug_assert_eq!(arena, carriers::ARENA);
+    let liveupdate =
+        core.add_carrier(carriers::LIVEUPDATE_CAPS).map_err(|error| error.to_string())?;
+    debug_assert_eq!(liveupdate, carriers::LIVEUPDATE);
     core.register_handler(Arc::new(LiveHandler)).map_err(|error| error.to_string())?;
     core.register_handler(Arc::new(RecordHandler)).map_err(|error| error.to_string())?;
+    core.register_handler(Arc::new(ArenaMemoryHandler)).map_err(|error| error.to_string())?;
     core.register_handler(Arc::new(MemfdHandler)).map_err(|error| error.to_string())?;
+    core.register_handler(Arc::new(KernelHandler)).map_err(|error| error.to_string())?;
     Ok(core)
 }
 
@@ -305,7 +330,7 @@ mod tests {
             session: session.id,
             side: Side::Outgoing,
             token: Token(1),
-            compatible: compatible.to_owned(),
+            compatible: compatible.into(),
             criticality: Criticality::Required,
             state: State::Normal,
             level: Level::Session,
@@ -319,7 +344,9 @@ mod tests {
         records::file(&file, &FileExtra::default(), &mut bytes).unwrap();
         let (reader, _writer) = rustix::pipe::pipe().unwrap();
         custody.put(custody.allocate(space::FILE), &bytes, &[&HostFile::from(reader)]);
-        let carriers = Carriers::new(Arc::clone(custody.carrier()), None);
+        let none = luo_core::Failure::new(luo_core::Errno::NoEnt, "no device");
+        let near = Arc::clone(custody.carrier());
+        let carriers = Carriers::new(near, None, Err(none), Arc::default());
         Loaded::read(&custody).restore(&Config::default(), &custody, &carriers, true).unwrap()
     }
 

@@ -23,6 +23,7 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use luo::protocol::CONNECT_PACKET;
+use luo_abi::TimelinePhase;
 use luo_carriers::{HostFile, closer};
 use luo_core::{
     Errno, Event, FinishOptions, OnClose, Scope, SessionId, SessionInfo, State, UnclaimedFiles,
@@ -235,7 +236,13 @@ impl Host {
             Ok(admission) => admission,
             Err(refusal) => return server::refuse_session_connection(&stream, refusal),
         };
-        let task = server::serve_session(Rc::clone(self), id, stream, admission);
+        // Whoever has the session may use it; the arena is for operators, whoever owns the session.
+        let maker = rustix::net::sockopt::socket_peercred(&stream);
+        let may_reach_arena = maker.is_ok_and(|maker| {
+            let (uid, gid) = (maker.uid.as_raw(), maker.gid.as_raw());
+            self.access.is_operator(Peer { uid, gid, pid: 0 })
+        });
+        let task = server::serve_session(Rc::clone(self), id, stream, admission, may_reach_arena);
         if let Some(holder) = self.holders.borrow_mut().all.get_mut(&id) {
             holder.connections.retain(|connection| !connection.is_finished());
             holder.connections.push(task);
@@ -403,6 +410,7 @@ impl Host {
             let _ = tokio::time::timeout_at(look, changed).await;
         };
         let id = claiming.id;
+        let began = std::time::Instant::now();
         let brought = self.bring_back(id).await;
         // What it has changed is kept with the rest below, or where it failed, now.
         brought.inspect_err(|_| drop(self.commit()))?;
@@ -416,6 +424,7 @@ impl Host {
             }
         };
         drop(claiming);
+        self.time_session(TimelinePhase::Claim, id, began);
         self.commit().await?;
         self.tell("session", Some(name.to_owned()), format!("claimed by process {}", peer.pid));
         Ok((id, client))

@@ -6,9 +6,9 @@
 
 use std::rc::Rc;
 
-use luo_core::{CarrierId, Errno, Event, Scope, State};
+use luo_core::{CarrierId, Errno, Event, Failure, Scope, State};
 
-use super::carriers::{ARENA, Shared};
+use super::carriers::{ARENA, LIVEUPDATE, Shared};
 use super::host::{Ended, Host};
 use super::refusal::Refusal;
 
@@ -33,9 +33,31 @@ impl Host {
                 self.nobody_waits_in(&*arena)?;
             }
         }
+        if carrier == LIVEUPDATE && event == Event::Prepare {
+            let refused =
+                |failure: Failure| Refusal::new(failure.errno(), failure.reason().to_owned());
+            let liveupdate = self.open_liveupdate().map_err(refused)?;
+            self.carriers.copying.begin();
+            // Whether anything can be kept at all is told before anybody is stopped.
+            liveupdate.probe(None).map_err(refused)?;
+        }
         let ran = self.run(|core| core.begin_through(event, carrier)).await;
         self.close_arena_after_use();
-        ran
+        match ran {
+            Err(refusal) if carrier == ARENA && event == Event::Prepare => {
+                Err(self.with_needs(refusal).await)
+            }
+            ran => ran,
+        }
+    }
+
+    /// The machine's `freeze`, through the carrier that it was prepared through.
+    pub(crate) async fn freeze(self: &Rc<Self>) -> Result<Rc<Ended>, Refusal> {
+        let carrier = self.core.borrow().carrier();
+        match self.run(|core| core.begin(Scope::Machine, Event::Freeze)).await {
+            Err(refusal) if carrier == ARENA => Err(self.with_needs(refusal).await),
+            ran => ran,
+        }
     }
 
     /// A handover that nobody has taken up is not written over.
@@ -69,6 +91,7 @@ impl Host {
             let core = self.core.borrow();
             let status = core.status();
             core.carrier() != CarrierId::NEAR
+                && !status.departed
                 && status.transition.is_none()
                 && matches!(status.state, State::Prepared | State::Frozen)
         };
@@ -76,7 +99,7 @@ impl Host {
             self.tell(
                 "state",
                 None,
-                "what was prepared in the arena is undone: it went with the worker before"
+                "what was prepared for another kernel is undone: it went with the worker before"
                     .to_owned(),
             );
             self.cancel(Scope::Machine).await?;

@@ -13,7 +13,7 @@ use luo_core::{Location, Phase, SessionName, SubsystemName};
 #[derive(Debug)]
 pub(crate) struct Timings {
     began: Instant,
-    parts: BTreeMap<Key, Part>,
+    parts: BTreeMap<Key, Calls>,
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,10 +25,36 @@ struct Key {
 }
 
 #[derive(Debug)]
-struct Part {
+struct Calls {
     calls: u64,
     first: Instant,
     last: Instant,
+}
+
+/// What one session or participant did in one phase.
+#[derive(Debug, Clone)]
+pub(crate) struct Part {
+    subsystem: Option<SubsystemName>,
+    session: Option<SessionName>,
+    /// When its first call began.
+    pub(crate) first: Instant,
+    /// When its last call ended.
+    pub(crate) last: Instant,
+}
+
+impl Part {
+    pub(crate) fn length(&self) -> Duration {
+        self.last.saturating_duration_since(self.first)
+    }
+
+    /// The session's name, or the participant's and that it is one.
+    pub(crate) fn whose(&self) -> Option<(&str, bool)> {
+        match (&self.session, &self.subsystem) {
+            (Some(session), _) => Some((session, false)),
+            (None, Some(subsystem)) if **subsystem != *"files" => Some((subsystem, true)),
+            _ => None,
+        }
+    }
 }
 
 impl Timings {
@@ -43,7 +69,7 @@ impl Timings {
             subsystem: location.subsystem.clone(),
             session: location.session.as_ref().map(|(_, name)| name.clone()),
         };
-        let part = self.parts.entry(key).or_insert(Part { calls: 0, first: start, last: end });
+        let part = self.parts.entry(key).or_insert(Calls { calls: 0, first: start, last: end });
         part.calls += 1;
         part.first = part.first.min(start);
         part.last = part.last.max(end);
@@ -52,6 +78,22 @@ impl Timings {
     /// How long it took until `now`.
     pub(crate) fn total(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.began)
+    }
+
+    /// When it began.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// What each part took so far.
+    pub(crate) fn parts(&self) -> Vec<Part> {
+        let part = |(key, calls): (&Key, &Calls)| Part {
+            subsystem: key.subsystem.clone(),
+            session: key.session.clone(),
+            first: calls.first,
+            last: calls.last,
+        };
+        self.parts.iter().map(part).collect()
     }
 
     pub(crate) fn into_protocol(self) -> Vec<protocol::Timing> {

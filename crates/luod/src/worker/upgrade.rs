@@ -192,8 +192,6 @@ impl Host {
             Ok(Err(reason)) => {
                 self.upgrades.told();
                 self.tell("upgrade", None, format!("the {who} of before serves on: {reason}"));
-                let reason =
-                    format!("{reason}; the {who} of luod {} serves on", self.upgrades.version);
                 Err(Refusal::new(Errno::Canceled, reason))
             }
             Err(_) => Err(Refusal::new(Errno::Canceled, "luod is being stopped; ask again")),

@@ -1,22 +1,22 @@
-//! A plain file as a medium, so that what is measured is the copying alone.
+//! A medium as luod has it, with free space that costs nothing: so what is measured is the copying
+//! alone.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
-use std::os::unix::fs::FileExt as _;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Mutex;
 
+use luo_carriers::arena::FileMedium;
 use luo_carriers::arena::copy::{PAGE, Space};
 use luo_carriers::arena::medium::{Extent, Medium};
 use luo_core::{Errno, Failure};
 
-use crate::failure::{Context as _, Result};
+use crate::failure::{Context as _, Failed, Result};
 
 /// A file, written once so that it is all there, and its free space.
 #[derive(Debug)]
 pub(super) struct Store {
-    file: File,
+    medium: FileMedium,
     size: u64,
     free: Mutex<Vec<Extent>>,
 }
@@ -25,18 +25,21 @@ impl Store {
     /// A new file in that directory, which goes when it is closed.
     pub(super) fn new(directory: &Path, size: u64) -> Result<Self> {
         let failed = || format!("write {size} bytes in {}", directory.display());
-        let file = tempfile::tempfile_in(directory).context(failed)?;
+        // Created by `FileMedium`, and gone with the name's owner.
+        let file = tempfile::NamedTempFile::new_in(directory).context(failed)?;
+        let medium = FileMedium::create(file.path(), size).context(failed)?;
         let block = vec![1; 1 << 20];
         for offset in (0..size).step_by(block.len()) {
             let end = block.len().min((size - offset) as usize);
-            file.write_all_at(&block[..end], offset).context(failed)?;
+            medium.write_at(offset, &block[..end]).context(failed)?;
         }
         let free = Mutex::new(vec![Extent { offset: 0, len: size }]);
-        Ok(Self { file, size, free })
+        Ok(Self { medium, size, free })
     }
 
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+    /// The file, for plain reads and writes.
+    pub(super) fn fd(&self) -> Result<BorrowedFd<'_>> {
+        self.medium.file().ok_or_else(|| Failed::new("the medium is no file"))
     }
 
     /// Takes everything back, in one piece.
@@ -78,22 +81,22 @@ impl Medium for Store {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(buffer, offset)
+        self.medium.read_at(offset, buffer)
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, offset)
+        self.medium.write_at(offset, bytes)
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.medium.flush()
     }
 
-    fn discard(&self, _: Extent) -> io::Result<()> {
-        Ok(())
+    fn discard(&self, extent: Extent) -> io::Result<()> {
+        self.medium.discard(extent)
     }
 
     fn file(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.file.as_fd())
+        self.medium.file()
     }
 }

@@ -210,7 +210,7 @@ fn what_an_arena_cannot_do_it_refuses() {
     let error = here.keep_memory(&HostFile::from(reader), 1).unwrap_err();
     assert_eq!(error.errno(), Errno::Inval);
     assert_eq!(here.keep_memory(&memfd(b"x"), 2).unwrap_err().errno(), Errno::Inval);
-    assert_eq!(Keep::caps(&here), Caps::MEMORY | Caps::BYTES);
+    assert_eq!(Keep::caps(&here), Caps::MEMORY | Caps::BYTES | Caps::RESIDENT);
     assert_eq!((here.name(), here.reach()), ("arena", Reach::Power));
 }
 

@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use luo_core::{Errno, Failure};
 
 use super::chunks::{Chunks, Index, page_ceil, push};
-use super::source::Source;
+use super::source::{Source, Window};
 use super::threads::{self, Shared};
 use super::{BATCH, CHUNK, Extent, Medium, PAGE, Progress, Space, failed, sum};
 
@@ -25,6 +25,7 @@ const PAGE_BYTES: usize = PAGE as usize;
 
 /// See [`super::refresh`].
 pub(super) fn refresh(
+    window: &Window,
     chunks: &mut Chunks,
     source: BorrowedFd<'_>,
     len: u64,
@@ -36,7 +37,7 @@ pub(super) fn refresh(
         return Err(Failure::new(Errno::Inval, format!("no memory file has {len} bytes")));
     }
     let before = chunks.index()?;
-    let source = Source::new(source)?;
+    let source = Source::new(source, len, window)?;
     let shared = Shared::new(len);
     let next = Mutex::new(0);
     let job = Job { source, len, before, medium, space, shared, next };

@@ -10,9 +10,9 @@
 //! | `threads` | shares the work among the processors |
 //!
 //! Invariants:
-//! - The memory is read with `pread`, never through a mapping: its owner may truncate it at any
-//!   moment, and a mapping would then raise SIGBUS. Reading fills no hole, and the descriptor's
-//!   position, which its owner shares, is not moved.
+//! - The memory's owner may write, truncate or punch it at any moment, and none of that harms
+//!   more than what is copied. Reading fills no hole that was there when the copy began, and the
+//!   descriptor's position, which its owner shares, is not moved.
 //! - A checksum is that of the bytes that were written, not of the bytes that were there: each
 //!   chunk is copied to a buffer first, and both are done from there.
 //! - An extent is in what is stored, or was released, or was never allocated, also after a
@@ -35,6 +35,7 @@ use luo_core::{Errno, Failure};
 use super::medium::{Extent, Medium};
 
 pub use chunks::Chunks;
+pub use source::Window;
 
 /// The unit of change detection, in bytes: what has a checksum of its own.
 pub const CHUNK: u64 = 64 << 10;
@@ -99,7 +100,23 @@ pub fn refresh(
     space: &dyn Space,
     progress: Progress<'_>,
 ) -> Result<(), Failure> {
-    inward::refresh(chunks, source, len, medium, space, progress)
+    refresh_through(&Window::default(), chunks, source, len, medium, space, progress)
+}
+
+/// As [`refresh`], through a mapping of the memory file that is kept for the next time.
+///
+/// # Errors
+/// As [`refresh`].
+pub fn refresh_through(
+    window: &Window,
+    chunks: &mut Chunks,
+    source: BorrowedFd<'_>,
+    len: u64,
+    medium: &dyn Medium,
+    space: &dyn Space,
+    progress: Progress<'_>,
+) -> Result<(), Failure> {
+    inward::refresh(window, chunks, source, len, medium, space, progress)
 }
 
 /// Writes what is stored into a fresh memory file: empty, and written by nobody else. Holes stay

@@ -1,10 +1,13 @@
 //! A medium that records what is done to it, fails when it is told to, and shows what may be left
 //! of it after a loss of power.
+//!
+//! What is written may go through a real mapping too; then everything is read back from there.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard};
 
+use super::super::file::FileMedium;
 use super::super::medium::{Extent, Medium};
 use super::Random;
 
@@ -39,6 +42,17 @@ struct Inner {
     log: Vec<Op>,
     fault: Option<Fault>,
     count: usize,
+    mapped: Option<FileMedium>,
+}
+
+/// What of the writes may be lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// Any since the last flush, in any order.
+    SinceFlush,
+    /// Of the last one any words: one write is durable before the next begins, as on persistent
+    /// memory that is mapped, where a flush has nothing left to do.
+    LastWrite,
 }
 
 /// The medium.
@@ -48,6 +62,12 @@ pub(super) struct Recorder(Mutex<Inner>);
 impl Recorder {
     pub(super) fn new(image: Vec<u8>) -> Self {
         Self(Mutex::new(Inner { image, ..Inner::default() }))
+    }
+
+    /// The same, of zeros, above a mapped medium.
+    pub(super) fn mapped(medium: FileMedium) -> Self {
+        let image = vec![0; medium.size() as usize];
+        Self(Mutex::new(Inner { image, mapped: Some(medium), ..Inner::default() }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -62,6 +82,7 @@ impl Recorder {
     /// Another medium of the same size, which takes less time than a new one.
     pub(super) fn reset(&self, image: &[u8]) {
         let mut inner = self.lock();
+        assert!(inner.mapped.is_none(), "its bytes would be others");
         inner.image.copy_from_slice(image);
         inner.log.clear();
         inner.fault = None;
@@ -105,7 +126,14 @@ impl Medium for Recorder {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let inner = self.lock();
         let range = offset as usize..offset as usize + buffer.len();
-        buffer.copy_from_slice(inner.image.get(range).ok_or(io::ErrorKind::UnexpectedEof)?);
+        let bytes = inner.image.get(range).ok_or(io::ErrorKind::UnexpectedEof)?;
+        match &inner.mapped {
+            None => buffer.copy_from_slice(bytes),
+            Some(mapped) => {
+                mapped.read_at(offset, buffer)?;
+                assert!(buffer == bytes, "what was written there is read again");
+            }
+        }
         Ok(())
     }
 
@@ -121,12 +149,18 @@ impl Medium for Recorder {
             (Ok(()), _) => bytes.len(),
         };
         inner.image[offset..offset + len].copy_from_slice(&bytes[..len]);
+        if let Some(mapped) = &inner.mapped {
+            mapped.write_at(offset as u64, &bytes[..len])?;
+        }
         result
     }
 
     fn flush(&self) -> io::Result<()> {
         let mut inner = self.lock();
         let result = inner.step();
+        if let Some(mapped) = &inner.mapped {
+            mapped.flush()?;
+        }
         inner.log.push(if result.is_ok() { Op::Flush } else { Op::FailedFlush });
         result
     }
@@ -187,10 +221,29 @@ pub(super) fn after_crash(
     before: &[u8],
     log: &[Op],
     done: usize,
+    loss: Loss,
     random: &mut Random,
 ) {
     image.clear();
     image.extend_from_slice(before);
+    if loss == Loss::LastWrite {
+        let writes = log[..done].iter().filter_map(|op| match op {
+            Op::Write { offset, bytes } => Some((*offset, bytes)),
+            Op::Flush | Op::FailedFlush => None,
+        });
+        let mut writes = writes.peekable();
+        while let Some((offset, bytes)) = writes.next() {
+            let last = writes.peek().is_none() && !matches!(log.get(done - 1), Some(Op::Flush));
+            for (word, bytes) in bytes.chunks(8).enumerate() {
+                // The words of one write go in any order.
+                if !last || random.below(3) > 0 {
+                    let at = offset + word * 8;
+                    image[at..at + bytes.len()].copy_from_slice(bytes);
+                }
+            }
+        }
+        return;
+    }
     let mut pending: Vec<(usize, &[u8])> = Vec::new();
     for op in &log[..done] {
         match op {

@@ -22,10 +22,13 @@ use luo_core::{Errno, Failure, Handle};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::copy;
-use super::medium::Medium;
+use super::file::FileMedium;
+use super::io_failure;
+use super::medium::{Extent, Medium};
+use super::resident::Reserved;
 use super::store::Arena;
 use super::view::{View, cause};
-use medium::{Op, Recorder, after_crash};
+use medium::{Loss, Op, Recorder, after_crash};
 
 const MACHINE: [u8; 16] = [3; 16];
 const SIZE: usize = 1 << 20;
@@ -106,6 +109,11 @@ fn read(medium: &dyn Medium) -> Result<State, Failure> {
     Ok(State { handover, objects })
 }
 
+/// Nothing, where there was no room for it.
+fn full<T>(failure: Failure) -> Result<Option<T>, Failure> {
+    if failure.errno() == Errno::NoSpc { Ok(None) } else { Err(failure) }
+}
+
 /// An arena, and what is expected of it.
 struct Life {
     arena: Arena,
@@ -116,7 +124,11 @@ struct Life {
 
 impl Life {
     fn begin(seed: u64) -> Self {
-        let recorder = Arc::new(Recorder::new(vec![0; SIZE]));
+        Self::on(Recorder::new(vec![0; SIZE]), seed)
+    }
+
+    fn on(recorder: Recorder, seed: u64) -> Self {
+        let recorder = Arc::new(recorder);
         let arena =
             Arena::create(Arc::clone(&recorder) as Arc<dyn Medium>, MACHINE, false).unwrap();
         recorder.take_log();
@@ -130,11 +142,8 @@ impl Life {
 
     /// Objects come, change and go. What fails for want of room is left out.
     fn work(&mut self) -> Result<(), Failure> {
-        let full = |failure: Failure| {
-            if failure.errno() == Errno::NoSpc { Ok(None) } else { Err(failure) }
-        };
         for _ in 0..self.random.below(6) {
-            match self.random.below(5) {
+            match self.random.below(6) {
                 0 | 1 => {
                     let len = self.random.below(60_000);
                     let bytes = self.random.bytes(len);
@@ -155,6 +164,14 @@ impl Life {
                     }
                 }
                 3 => {
+                    let len = 1 + self.random.below(60_000);
+                    if let Some(reserved) =
+                        self.arena.reserve(len as u64).map(Some).or_else(full)?
+                    {
+                        self.keep_resident(&reserved)?;
+                    }
+                }
+                4 => {
                     if let Some(handle) = self.random_handle() {
                         self.renew(handle)?;
                     }
@@ -167,6 +184,30 @@ impl Life {
             }
         }
         Ok(())
+    }
+
+    /// Memory that is written where it lies, before and after it is kept.
+    fn keep_resident(&mut self, reserved: &Reserved) -> Result<(), Failure> {
+        let Extent { offset, len } = reserved.extent();
+        let mut found = vec![1; len as usize];
+        self.recorder.read_at(offset, &mut found).unwrap();
+        assert!(found.iter().all(|byte| *byte == 0), "what was there before is seen");
+        let mut bytes = self.random.bytes(len as usize);
+        self.recorder.write_at(offset, &bytes).map_err(|error| io_failure(error, "written"))?;
+        match self.arena.keep_reserved(reserved) {
+            Ok(handle) => {
+                assert_eq!(self.arena.keep_reserved(reserved).unwrap_err().errno(), Errno::Busy);
+                bytes[0] = 3;
+                if let Err(error) = self.recorder.write_at(offset, &bytes[..1]) {
+                    self.arena.remove(handle);
+                    return Err(io_failure(error, "written"));
+                }
+                self.live.objects.insert(handle.0, bytes);
+                Ok(())
+            }
+            Err(failure) if failure.errno() == Errno::NoSpc => Ok(()),
+            Err(failure) => Err(failure),
+        }
     }
 
     fn remove(&mut self, handle: u64) {
@@ -217,15 +258,15 @@ impl Life {
     fn reopen(&mut self, standing: &State) {
         let medium = Arc::clone(&self.recorder) as Arc<dyn Medium>;
         self.arena = Arena::open(medium, MACHINE).unwrap();
-        assert_eq!(self.arena.found(), standing.handover.as_deref());
+        assert_eq!(self.arena.found(), standing.handover);
         self.live = State { handover: None, objects: standing.objects.clone() };
         for (handle, bytes) in &self.live.objects {
             match self.arena.bytes(Handle(*handle)) {
                 Ok(found) => assert_eq!(found, *bytes),
-                Err(_) => assert_eq!(
-                    self.arena.memory(Handle(*handle)).unwrap().len(),
-                    bytes.len() as u64
-                ),
+                Err(_) => {
+                    let stored = self.arena.stored(Handle(*handle)).unwrap();
+                    assert_eq!(stored.object.len, bytes.len() as u64);
+                }
             }
         }
     }
@@ -243,16 +284,21 @@ fn number(name: &str, default: u64) -> u64 {
 struct Scene {
     image: Vec<u8>,
     recorder: Arc<Recorder>,
+    loss: Loss,
 }
 
 impl Scene {
     fn new() -> Self {
-        Self { image: Vec::new(), recorder: Arc::new(Recorder::new(vec![0; SIZE])) }
+        Self::losing(Loss::SinceFlush)
+    }
+
+    fn losing(loss: Loss) -> Self {
+        Self { image: Vec::new(), recorder: Arc::new(Recorder::new(vec![0; SIZE])), loss }
     }
 
     /// Power fails after the first `done` operations; what is left is on the medium.
     fn crash(&mut self, before: &[u8], log: &[Op], done: usize, random: &mut Random) -> &Recorder {
-        after_crash(&mut self.image, before, log, done, random);
+        after_crash(&mut self.image, before, log, done, self.loss, random);
         self.recorder.reset(&self.image);
         &self.recorder
     }
@@ -294,7 +340,7 @@ fn crash(
 fn recover(scene: &mut Scene, other: &mut Scene, state: &State, random: &mut Random, what: &str) {
     let recorder = Arc::clone(&scene.recorder);
     let arena = Arena::open(Arc::clone(&recorder) as Arc<dyn Medium>, MACHINE).unwrap();
-    assert_eq!(arena.found(), state.handover.as_deref());
+    assert_eq!(arena.found(), state.handover);
     let mut log = recorder.take_log();
     let done = random.below(log.len() + 1);
     let left = other.crash(&scene.image, &log, done, random);
@@ -312,14 +358,14 @@ fn recover(scene: &mut Scene, other: &mut Scene, state: &State, random: &mut Ran
     }
 }
 
-#[test]
-fn after_a_loss_of_power_the_old_or_the_new_state_is_there_whole() {
-    let replays = number("LUO_CRASH_REPLAYS", 10_000) as usize;
+/// Plays crashes until there were so many, in lives on the media that `medium` makes, and says how
+/// many there were.
+fn play(replays: usize, loss: Loss, medium: impl Fn() -> Recorder) -> usize {
     let first = number("LUO_CRASH_SEED", 1);
     let (mut played, mut seen_old, mut seed) = (0, 0, first);
-    let mut scenes = [Scene::new(), Scene::new()];
+    let mut scenes = [Scene::losing(loss), Scene::losing(loss)];
     while played < replays {
-        let mut life = Life::begin(seed);
+        let mut life = Life::on(medium(), seed);
         let mut standing = State::default();
         for round in 0..12 {
             let what = format!("seed {seed}, round {round}");
@@ -348,6 +394,27 @@ fn after_a_loss_of_power_the_old_or_the_new_state_is_there_whole() {
         seen_old > played / 10 && seen_old < played * 9 / 10,
         "{seen_old} of {played} were old"
     );
+    played
+}
+
+#[test]
+fn after_a_loss_of_power_the_old_or_the_new_state_is_there_whole() {
+    let replays = number("LUO_CRASH_REPLAYS", 10_000) as usize;
+    play(replays, Loss::SinceFlush, || Recorder::new(vec![0; SIZE]));
+}
+
+#[test]
+fn on_a_mapped_medium_too_the_old_or_the_new_state_is_there_whole() {
+    let replays = number("LUO_CRASH_REPLAYS", 10_000) as usize / 5;
+    let mapped = || {
+        let file = File::from(memfd_create("luo-test", MemfdFlags::CLOEXEC).unwrap());
+        file.set_len(SIZE as u64).unwrap();
+        Recorder::mapped(FileMedium::of_memory(file))
+    };
+    // As it is flushed by system calls, and as it is durable by its writes.
+    for loss in [Loss::SinceFlush, Loss::LastWrite] {
+        assert!(play(replays, loss, mapped) >= replays);
+    }
 }
 
 #[test]

@@ -1,3 +1,5 @@
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
 use std::sync::Arc;
 
 use luo_abi::arena::ArenaError;
@@ -136,12 +138,12 @@ fn each_kind_of_unusable_region_gives_its_own_error_and_is_not_touched() {
     let newer = Dir::with_handover();
     let mut block = [0; 4096];
     block[..8].copy_from_slice(b"luoarena");
-    block[8] = 2;
+    block[8] = 3;
     let sum = luo_abi::arena::checksum(&block);
     block[16..24].copy_from_slice(&sum.to_le_bytes());
     newer.change(4096, &block);
     let before = std::fs::read(newer.path()).unwrap();
-    let expected = ArenaError::Version { found: 2, known: 1 };
+    let expected = ArenaError::Version { found: 3, known: 2 };
     assert_eq!(refused(newer.open()), (Errno::OpNotSupp, expected));
     assert_eq!(newer.create(false).unwrap_err().errno(), Errno::Exist);
     assert!(std::fs::read(newer.path()).unwrap() == before, "it was not touched");
@@ -188,4 +190,142 @@ fn a_machine_without_an_identity_is_no_machine() {
     assert_eq!(machine_of("uninitialized"), Some(NO_MACHINE));
     assert_eq!(machine_of("000102030405060708090a0b0c0d0e0f").unwrap()[15], 15);
     assert_eq!(machine_of("something else"), None);
+}
+
+fn memfd(len: u64) -> File {
+    let flags = rustix::fs::MemfdFlags::CLOEXEC;
+    let file = File::from(rustix::fs::memfd_create("luo-test", flags).unwrap());
+    file.set_len(len).unwrap();
+    file
+}
+
+#[test]
+fn an_arena_in_a_mapped_medium_is_one_as_any_other() {
+    let file = memfd(2 * MIB);
+    let again = file.try_clone().unwrap();
+    let medium = Arc::new(FileMedium::of_memory(file));
+    assert_eq!(medium.way(), "mapped, and flushed by system calls");
+    assert_eq!(again.metadata().unwrap().blocks() * 512, 2 * MIB, "its holes are filled");
+    let arena = Arena::create(Arc::clone(&medium) as Arc<dyn Medium>, MACHINE, false).unwrap();
+    let kept = arena.put_bytes(&[7; 100_001]).unwrap();
+    arena.commit(b"handover").unwrap();
+    drop((arena, medium));
+    // What was written through the mapping is in the file.
+    let path = Dir::new();
+    let mut bytes = vec![0; 2 * MIB as usize];
+    again.read_exact_at(&mut bytes, 0).unwrap();
+    std::fs::write(path.path(), bytes).unwrap();
+    let arena = path.open().unwrap();
+    assert_eq!(arena.found().as_deref(), Some(&b"handover"[..]));
+    assert_eq!(arena.bytes(kept).unwrap(), [7; 100_001]);
+}
+
+#[test]
+fn a_mapped_medium_that_breaks_fails_every_later_call_and_no_process() {
+    let file = memfd(2 * MIB);
+    let again = file.try_clone().unwrap();
+    let medium = Arc::new(FileMedium::of_memory(file));
+    let arena = Arena::create(Arc::clone(&medium) as Arc<dyn Medium>, MACHINE, false).unwrap();
+    arena.commit(b"before").unwrap();
+    again.set_len(8192).unwrap();
+    assert_eq!(arena.put_bytes(&[1; 100_000]).unwrap_err().errno(), Errno::Io);
+    assert_eq!(arena.commit(b"after").unwrap_err().errno(), Errno::Io);
+    assert_eq!(medium.flush().unwrap_err().raw_os_error(), Some(5));
+    assert_eq!(medium.read_at(0, &mut [0; 8]).unwrap_err().raw_os_error(), Some(5));
+}
+
+/// Runs one test of this module again, with a file system of that type mounted for it alone.
+fn with_mounted(test: &str, fs: &str, options: &str, room: &str) -> Result<(), String> {
+    let dir = tempfile::tempdir().unwrap();
+    let script = format!("mount -t {fs} -o {options} luo-test \"$LUO_TEST_MOUNT\" && exec \"$@\"");
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", &script, "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("arena::file::tests::{test}"), "--nocapture"])
+        .env("LUO_TEST_MOUNT", dir.path())
+        .output()
+        .map_err(|error| format!("`unshare` cannot be run: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let said = format!("{said}{}", String::from_utf8_lossy(&output.stdout));
+    if said.contains("it was all there") {
+        assert!(output.status.success(), "{said}");
+        return Ok(());
+    }
+    // Only a mount that is refused, or huge pages that there are none of, excuse it.
+    let refused = !said.contains("running 1 test") || said.contains("Cannot allocate memory");
+    assert!(refused, "{room}: {said}");
+    Err(format!("{room}: {}", said.trim()))
+}
+
+/// The whole of an arena's life on a mounted file system.
+fn live(mounted: &Path, way: &str) {
+    let path = mounted.join("arena");
+    let medium = FileMedium::create(&path, 3 * MIB).unwrap();
+    assert_eq!(medium.place(), Place::Memory);
+    assert_eq!(medium.way(), way);
+    let size = medium.size();
+    assert!(size >= 3 * MIB && std::fs::metadata(&path).unwrap().len() == size, "{size}");
+    let arena = Arena::create(Arc::new(medium), MACHINE, false).unwrap();
+    assert_eq!(
+        FileMedium::open(&path, Access::Exclusive).unwrap_err().errno(),
+        Errno::Busy,
+        "one at a time"
+    );
+    let bytes: Vec<u8> = (0..1_000_003_u32).map(|n| (n % 253) as u8).collect();
+    let kept = arena.put_bytes(&bytes).unwrap();
+    arena.commit(b"handover").unwrap();
+    drop(arena);
+    let look = FileMedium::open(&path, Access::Look).unwrap();
+    assert!(look.write_at(0, b"x").is_err());
+    View::read(&look, None).unwrap().check(&look, true, &|_, _| Ok(())).unwrap();
+    let medium = FileMedium::open(&path, Access::Exclusive).unwrap();
+    let arena = Arena::open(Arc::new(medium), MACHINE).unwrap();
+    assert_eq!(arena.found().as_deref(), Some(&b"handover"[..]));
+    assert!(arena.bytes(kept).unwrap() == bytes);
+    println!("it was all there");
+}
+
+/// Asks the kernel for huge pages for as long as it lives.
+struct HugePages(String);
+
+const HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
+
+impl HugePages {
+    fn ask(count: u64) -> Result<Self, String> {
+        let text = |error: io::Error| format!("{HUGE_PAGES}: {error}");
+        let before = std::fs::read_to_string(HUGE_PAGES).map_err(text)?;
+        let wanted = before.trim().parse::<u64>().unwrap_or(0) + count;
+        std::fs::write(HUGE_PAGES, wanted.to_string()).map_err(text)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        let _ = std::fs::write(HUGE_PAGES, &self.0);
+    }
+}
+
+#[test]
+fn an_arena_can_be_on_hugetlbfs() {
+    if let Some(mounted) = std::env::var_os("LUO_TEST_MOUNT") {
+        return live(Path::new(&mounted), "mapped, and flushed by system calls");
+    }
+    let test = "an_arena_can_be_on_hugetlbfs";
+    let done = HugePages::ask(4)
+        .and_then(|_pages| with_mounted(test, "hugetlbfs", "pagesize=2M", "needs root"));
+    if let Err(why) = done {
+        eprintln!("SKIPPED, an arena on hugetlbfs was not tried: {why}");
+    }
+}
+
+#[test]
+fn an_arena_on_a_tmpfs_of_huge_pages_is_mapped() {
+    if let Some(mounted) = std::env::var_os("LUO_TEST_MOUNT") {
+        return live(Path::new(&mounted), "mapped, and flushed by system calls");
+    }
+    let test = "an_arena_on_a_tmpfs_of_huge_pages_is_mapped";
+    if let Err(why) = with_mounted(test, "tmpfs", "huge=always", "needs root") {
+        eprintln!("SKIPPED, an arena on a tmpfs of huge pages was not tried: {why}");
+    }
 }

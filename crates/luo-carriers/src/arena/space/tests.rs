@@ -105,3 +105,32 @@ fn what_is_in_use_cannot_be_claimed() {
     drop(region);
     assert_eq!(space.longest(), all);
 }
+
+#[test]
+fn an_aligned_extent_is_aligned_or_there_is_none() {
+    let space = Space::new(16 * MIB);
+    let first = space.allocate_aligned(2 * MIB, 2 * MIB).unwrap();
+    assert_eq!(first.extents(), [Extent { offset: 2 * MIB, len: 2 * MIB }]);
+    let odd = space.allocate_aligned(5000, 4096).unwrap();
+    assert_eq!(odd.len(), 8192);
+    assert_eq!(space.allocate_aligned(14 * MIB, 2 * MIB).unwrap_err().errno(), Errno::NoSpc);
+    let rest = space.allocate_aligned(10 * MIB, 2 * MIB).unwrap();
+    assert!(rest.extents()[0].offset.is_multiple_of(2 * MIB));
+    assert_eq!(space.allocate_aligned(0, 2 * MIB).unwrap_err().errno(), Errno::NoSpc);
+}
+
+#[test]
+fn what_is_free_of_a_range_is_claimed_and_nothing_else() {
+    let space = Space::new(MIB);
+    let extent = |offset, len| Extent { offset, len };
+    let all = space.free();
+    let taken = space.claim(&[extent(0x10000, 4096), extent(0x20000, 4096)]).unwrap();
+    // Odd ends take their whole blocks.
+    let region = space.claim_free(extent(0xf001, 0x20000 - 0xf001 + 1));
+    assert_eq!(region.extents(), [extent(0xf000, 4096), extent(0x11000, 0xf000)]);
+    assert!(space.claim_free(extent(0x10000, 0x11000)).is_empty());
+    assert_eq!(space.claim_free(extent(MIB, u64::MAX)).len(), 0);
+    assert_eq!(space.claim_free(extent(0, 8193)).extents(), [extent(8192, 4096)]);
+    drop((taken, region));
+    assert_eq!(space.free(), all);
+}

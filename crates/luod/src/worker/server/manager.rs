@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use luo::protocol::{
     self, Answer, ClaimSession, CreateSession, FileInfo, FileList, FinishMachine, Handover,
-    ListFiles, MANAGER, Nothing, Participate, ReleaseSession, Report, Reported, SessionGiven,
-    SessionInfo, SessionList, Status, SubsystemInfo, Through, Upgrade, Watched,
+    LastTimeline, ListFiles, MANAGER, Nothing, Participate, ReleaseSession, Report, Reported,
+    SessionGiven, SessionInfo, SessionList, Status, SubsystemInfo, Through, Upgrade, Watched,
 };
 use luo_core::{
     CarrierId, Criticality, Errno, Event, FileKey, FinishOptions, Incoming, OnClose, Policy, Scope,
@@ -24,9 +24,11 @@ use super::introspect::{self, Call};
 use super::session::unclaimed_files;
 use super::{Descriptor, Pending, Reply};
 use crate::worker::access::Peer;
+use crate::worker::carriers::LIVEUPDATE;
 use crate::worker::host::{Host, Told, state};
 use crate::worker::refusal::Refusal;
 use crate::worker::sessions::{is_stream, now_seconds};
+use crate::worker::timeline::measure::measure;
 use crate::worker::upgrade::LAST_WORDS;
 
 /// Files in one part of a list.
@@ -121,6 +123,7 @@ impl ManagerService {
         let host = Rc::clone(&self.host);
         Ok(match method {
             "GetStatus" => Pending::Ready(Reply::new(&self.status())),
+            "GetTimeline" => Pending::Ready(Reply::new(&self.timeline())),
             "ListSessions" => Pending::Ready(Reply::new(&self.sessions())),
             "ListFiles" => self.files(&call.parameters()?, call.more),
             "CreateSession" => self.create(call.parameters()?, first_connection(descriptors)?),
@@ -143,7 +146,9 @@ impl ManagerService {
                     host.run_through(Event::Prepare, carrier).await?.to_protocol()
                 })
             }
-            "Freeze" => self.event("freeze", |host| event(host, Event::Freeze)),
+            "Freeze" => {
+                self.event("freeze", |host| async move { host.freeze().await?.to_protocol() })
+            }
             "Cancel" => self.event("cancel", |host| async move {
                 let _busy = host.busy_when_resumed().await;
                 Ok(host.cancel(Scope::Machine).await?.told_as("cancel"))
@@ -207,6 +212,7 @@ impl ManagerService {
             incarnation: self.host.custody.incarnation(),
             keeper: self.host.config.keeper.name().to_owned(),
             carrier: carrier.name().to_owned(),
+            carriers: self.host.carriers.names().into_iter().map(str::to_owned).collect(),
             reach: carrier.reach().name().to_owned(),
             through: (machine.state != State::Normal || machine.transition.is_some())
                 .then(|| self.host.carriers.name(core.carrier()).to_owned()),
@@ -214,6 +220,7 @@ impl ManagerService {
             state: state(machine.state),
             transition: machine.transition.map(|event| event.name().to_owned()),
             liveupdate_number: core.number(),
+            measured: self.host.timeline.record().map(|record| record.number),
             sessions,
             files,
             pinned: core.pinned(),
@@ -226,6 +233,23 @@ impl ManagerService {
                 bytes: limits.bytes,
             },
         }
+    }
+
+    /// Others' sessions are told to nobody but operators.
+    fn timeline(&self) -> LastTimeline {
+        let mut timeline = self.host.timeline.record().as_ref().and_then(measure);
+        if !self.host.access.is_operator(self.peer)
+            && let Some(timeline) = &mut timeline
+        {
+            let may_see = |name: &str| self.host.session_for(name, self.peer).is_ok();
+            timeline.spans.retain(|span| span.session.as_deref().is_none_or(may_see));
+            if let Some(blackout) = &mut timeline.blackout
+                && !may_see(&blackout.session)
+            {
+                blackout.session.clear();
+            }
+        }
+        LastTimeline { timeline }
     }
 
     fn sessions(&self) -> SessionList {
@@ -386,9 +410,10 @@ impl ManagerService {
         }
         let running = run(Rc::clone(&self.host));
         let busy = self.host.busy();
+        let progress = self.host.tell_progress();
         // It goes on when the client that asked for it has gone.
         let task = tokio::task::spawn_local(async move {
-            let _busy = busy;
+            let (_busy, _progress) = (busy, progress);
             running.await
         });
         later(async move {
@@ -400,15 +425,17 @@ impl ManagerService {
     }
 
     /// Commits the handover. Then this worker ends; where the carrier reaches no farther the next
-    /// one arrives, and the client hears of it there if its answer was lost. Otherwise luod ends,
-    /// and the client hears of it first.
+    /// one arrives, and the client hears of it there if its answer was lost. With an arena luod
+    /// ends, and the client hears of it first. With kernel sessions it stays: somebody must hold
+    /// them until the next kernel is started.
     fn depart(&self) -> Pending {
         let host = Rc::clone(&self.host);
         let departing = self.event("depart", |host| async move {
             let report = event(Rc::clone(&host), Event::Depart).await?;
-            if host.core.borrow().carrier() == CarrierId::NEAR {
+            let carrier = host.core.borrow().carrier();
+            if carrier == CarrierId::NEAR {
                 host.upgrades.depart();
-            } else {
+            } else if carrier != LIVEUPDATE {
                 // Also when nobody is there to hear it.
                 tokio::task::spawn_local(async move {
                     tokio::time::sleep(LAST_WORDS).await;
@@ -420,9 +447,13 @@ impl ManagerService {
         let Pending::Later(reply) = departing else { return departing };
         Pending::later(async move {
             let reply = reply.await;
-            if !host.core.borrow().status().departed {
+            let core = host.core.borrow();
+            let stays = core.carrier() == LIVEUPDATE;
+            if stays || !core.status().departed {
+                drop(core);
                 return reply;
             }
+            drop(core);
             reply.when_delivered(move || host.upgrades.depart())
         })
     }
@@ -477,10 +508,15 @@ impl ManagerService {
                     Err(broadcast::error::RecvError::Lagged(missed)) => {
                         let text = format!("{missed} events were not read in time");
                         let (kind, state) = ("lost".to_owned(), String::new());
-                        Told {
-                            event: protocol::Event { kind, state, session: None, text },
-                            owner: None,
-                        }
+                        let event = protocol::Event {
+                            kind,
+                            state,
+                            session: None,
+                            text,
+                            done: None,
+                            total: None,
+                        };
+                        Told { event, owner: None }
                     }
                     Err(broadcast::error::RecvError::Closed) => return,
                 };
@@ -518,7 +554,7 @@ impl ManagerService {
                 return Pending::Ready(Reply::refused_by_manager(refusal));
             }
         }
-        let options = SubsystemOptions { criticality, concurrent: true };
+        let options = SubsystemOptions { criticality, concurrent: true, last: false };
         let registered =
             host.core.borrow_mut().register_subsystem(&name, SubsystemKind::Remote, options);
         if let Err(error) = registered {

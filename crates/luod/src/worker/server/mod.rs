@@ -95,8 +95,9 @@ pub(crate) fn serve_session(
     id: SessionId,
     stream: OwnedFd,
     admission: Admission,
+    may_reach_arena: bool,
 ) -> AbortHandle {
-    let service = session::SessionService::new(Rc::clone(&host), id);
+    let service = session::SessionService::new(Rc::clone(&host), id, may_reach_arena);
     spawn(&host, stream, service, admission, id.0)
 }
 
@@ -112,7 +113,7 @@ impl Served {
     }
 
     pub(crate) fn session(host: &Rc<Host>, id: SessionId) -> Self {
-        Self::Session(session::SessionService::new(Rc::clone(host), id))
+        Self::Session(session::SessionService::new(Rc::clone(host), id, false))
     }
 
     pub(crate) fn call(&mut self, frame: luo::wire::Frame) -> Pending {

@@ -5,10 +5,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use luo::protocol::{
-    Finish, Info, MAX_DESCRIPTORS, Nothing, Preserve, Preserved, Refused, Retrieve, Retrieved,
-    SESSION, Unclaimed, Unpreserve, Unpreserved,
+    Allocate, Allocated, Finish, Info, MAX_DESCRIPTORS, Nothing, Preserve, Preserved, Range,
+    Refused, Retrieve, Retrieved, SESSION, Unclaimed, Unpreserve, Unpreserved,
 };
-use luo_carriers::{HostFile, closer};
+use luo_abi::TimelinePhase;
+use luo_carriers::HostFile;
 use luo_core::{
     Criticality, Errno, Event, FileKey, FinishOptions, Retrieval, Scope, SessionId, Side, Token,
     UnclaimedFiles,
@@ -29,11 +30,14 @@ const RETRIEVE_DEADLINE: Duration = Duration::from_secs(120);
 pub(crate) struct SessionService {
     host: Rc<Host>,
     id: SessionId,
+    /// The process that made the connection may have descriptors of the arena, which reach all of
+    /// it.
+    may_reach_arena: bool,
 }
 
 impl SessionService {
-    pub(super) fn new(host: Rc<Host>, id: SessionId) -> Self {
-        Self { host, id }
+    pub(super) fn new(host: Rc<Host>, id: SessionId, may_reach_arena: bool) -> Self {
+        Self { host, id, may_reach_arena }
     }
 
     fn answer(&self, call: &Call<'_>, descriptors: Given) -> Result<Pending, Reply> {
@@ -46,6 +50,7 @@ impl SessionService {
         Ok(match method {
             "GetInfo" => Pending::Ready(or_refused(self.info())),
             "Preserve" => self.preserve(&call.parameters()?, descriptors),
+            "Allocate" => self.allocate(call.parameters()?),
             "Unpreserve" => self.unpreserve(&call.parameters()?),
             "Retrieve" => self.retrieve(call.parameters()?),
             "Prepare" => self.event(Event::Prepare),
@@ -112,15 +117,16 @@ impl SessionService {
             let mut core = self.host.core.borrow_mut();
             let mut persisted = self.host.persisted.borrow_mut();
             let repeated = persisted.made_before(self.id, request);
-            for (index, descriptor) in descriptors.0.drain(..).enumerate() {
+            let files: Vec<HostFile> = descriptors.0.drain(..).map(HostFile::from).collect();
+            let _ahead = HostFile::look_ahead(&files);
+            for (index, file) in files.into_iter().enumerate() {
                 let place = u32::try_from(index).unwrap_or(u32::MAX);
                 if let Some(token) = repeated.as_ref().and_then(|tokens| tokens.get(&place)) {
                     reply.tokens.push(token.0);
-                    closer::close(descriptor);
                     continue;
                 }
                 let wanted = parameters.tokens.as_ref().map(|tokens| Token(tokens[index]));
-                match core.preserve(self.id, wanted, HostFile::from(descriptor), criticality) {
+                match core.preserve(self.id, wanted, file, criticality) {
                     Ok(token) => {
                         let key = FileKey { session: self.id, side: Side::Outgoing, token };
                         persisted.made_by(key, FileExtra { request, index: place });
@@ -151,6 +157,65 @@ impl SessionService {
         })
     }
 
+    fn allocate(&self, parameters: Allocate) -> Pending {
+        let (host, id, may_reach_arena) = (Rc::clone(&self.host), self.id, self.may_reach_arena);
+        later(async move {
+            let _busy = host.busy_when_resumed().await;
+            let none = |reason: &str| {
+                let reason = Some(reason.to_owned());
+                Ok(Reply::new(&Allocated { range: None, reason }))
+            };
+            if !host.carriers.has_arena() {
+                return none("luod has no arena");
+            }
+            if !may_reach_arena {
+                return none("the arena is for luod's own user and root only");
+            }
+            let token = Token(parameters.token);
+            let key = FileKey { session: id, side: Side::Outgoing, token };
+            let request = parameters.request.unwrap_or(0);
+            let repeated = host.persisted.borrow_mut().made_before(id, request);
+            let made_before = repeated.is_some_and(|tokens| tokens.values().any(|t| *t == token));
+            let file = if made_before { host.core.borrow().file_ref(key) } else { None };
+            let file = match file {
+                Some(file) => file,
+                None => {
+                    let lent = host.carriers.lend(parameters.length).await;
+                    host.close_arena_after_use();
+                    let file = match lent {
+                        Ok(file) => file,
+                        Err(failure) => {
+                            tracing::info!(reason = failure.reason(), "no memory in the arena");
+                            return none(failure.reason());
+                        }
+                    };
+                    let criticality = match parameters.required {
+                        Some(false) => Criticality::Optional,
+                        _ => Criticality::Required,
+                    };
+                    host.core.borrow_mut().preserve(id, Some(token), file.clone(), criticality)?;
+                    let extra = FileExtra { request, index: 0 };
+                    host.persisted.borrow_mut().made_by(key, extra);
+                    file
+                }
+            };
+            let Some(range) = file.lent() else {
+                return Err(Refusal::new(Errno::Io, "the memory does not tell where it is"));
+            };
+            if let Err(refusal) = host.commit().await {
+                // luod never holds a file of a refused request.
+                if !made_before && let Err(error) = host.core.borrow_mut().unpreserve(id, token) {
+                    tracing::warn!(%error, "memory that could not be kept stays");
+                }
+                host.commit();
+                return Err(refusal);
+            }
+            let range = Range { offset: range.offset, length: range.len };
+            let reply = Allocated { range: Some(range), reason: None };
+            Ok(Reply::new(&reply).with(vec![Descriptor::Shared(file)]))
+        })
+    }
+
     fn unpreserve(&self, parameters: &Unpreserve) -> Pending {
         let mut reply = Unpreserved::default();
         for (index, token) in parameters.tokens.iter().enumerate() {
@@ -174,10 +239,11 @@ impl SessionService {
             );
             return Pending::Ready(Reply::refused_by_session(Refusal::new(Errno::TooBig, reason)));
         }
-        let (host, id) = (Rc::clone(&self.host), self.id);
+        let (host, id, may_reach_arena) = (Rc::clone(&self.host), self.id, self.may_reach_arena);
         later(async move {
             let _busy = host.busy_when_resumed().await;
             let deadline = Instant::now() + RETRIEVE_DEADLINE;
+            let began = std::time::Instant::now();
             let mut answers: Vec<Option<Result<HostFile, Refusal>>> = Vec::new();
             answers.resize_with(parameters.tokens.len(), || None);
             loop {
@@ -199,6 +265,12 @@ impl SessionService {
             let mut given = Vec::with_capacity(answers.len());
             for (index, (token, answer)) in parameters.tokens.iter().zip(answers).enumerate() {
                 match answer {
+                    Some(Ok(file)) if file.lent().is_some() && !may_reach_arena => {
+                        let reason = "it is memory in the arena, whose descriptor reaches all of \
+                                      the arena: it is given to luod's own user and root only";
+                        let refusal = Refusal::new(Errno::Perm, reason);
+                        reply.refused.push(refused(index, Some(Token(*token)), refusal));
+                    }
                     Some(Ok(file)) => {
                         // Noted before they are sent: a client that has them may finish, whichever
                         // worker it comes to. One that did not get them asks again.
@@ -211,6 +283,9 @@ impl SessionService {
                     }
                     None => {}
                 }
+            }
+            if !given.is_empty() {
+                host.time_session(TimelinePhase::Retrieve, id, began);
             }
             host.commit();
             Ok(Reply::new(&reply).with(given))

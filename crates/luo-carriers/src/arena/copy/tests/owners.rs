@@ -56,8 +56,10 @@ fn an_owner_that_truncates_writes_and_grows_meanwhile_harms_nobody() {
         let len = 20 * MIB as u64;
         let mut chunks =
             copy_in(source.as_fd(), len, &store, &store, &go_on).expect("copies meanwhile");
-        for _ in 0..20 {
-            refresh(&mut chunks, source.as_fd(), len, &store, &store, &go_on)
+        let kept = Window::default();
+        for round in 0..40 {
+            let window = if round % 2 == 0 { &kept } else { &Window::default() };
+            refresh_through(window, &mut chunks, source.as_fd(), len, &store, &store, &go_on)
                 .expect("refreshes meanwhile");
             store.assert_holds_exactly(&chunks);
             // Whatever was stored, its checksums are its own.
@@ -148,4 +150,62 @@ fn a_vast_file_with_little_in_it_costs_little() {
         pread(&target, &mut byte, at).expect("reads");
         assert_eq!(&byte, b"x");
     }
+}
+
+#[test]
+fn a_mapping_that_is_kept_shows_what_the_owner_has_done_since() {
+    let source = memfd();
+    let mut bytes = noise(3 * MIB + 100, 11);
+    fill(&source, &bytes, |_| false);
+    let store = Store::new(2000, 8, 3);
+    let (window, mut chunks) = (Window::default(), Chunks::default());
+    let refresh = |chunks: &mut Chunks, len: usize| {
+        let source = source.as_fd();
+        refresh_through(&window, chunks, source, len as u64, &store, &store, &go_on)
+            .expect("refreshes");
+    };
+    refresh(&mut chunks, bytes.len());
+    assert!(window.is_open(), "it has no holes");
+    assert!(out(&chunks, &store).0 == bytes);
+    // It is written to,
+    bytes[MIB + 5] ^= 1;
+    pwrite(&source, &bytes[MIB + 5..][..1], MIB as u64 + 5).expect("writes");
+    refresh(&mut chunks, bytes.len());
+    assert!(out(&chunks, &store).0 == bytes);
+    // cut off and longer again, with a hole now,
+    ftruncate(&source, MIB as u64).expect("shrinks");
+    ftruncate(&source, bytes.len() as u64).expect("grows");
+    bytes[MIB..].fill(0);
+    let before = blocks(&source);
+    refresh(&mut chunks, bytes.len());
+    assert!(out(&chunks, &store).0 == bytes);
+    assert_eq!(blocks(&source), before, "no hole was filled");
+    // shorter than what is asked for,
+    ftruncate(&source, MIB as u64).expect("shrinks");
+    refresh(&mut chunks, bytes.len());
+    assert!(out(&chunks, &store).0 == bytes);
+    // and longer, all of it there.
+    bytes = noise(5 * MIB, 13);
+    fill(&source, &bytes, |_| false);
+    refresh(&mut chunks, bytes.len());
+    assert!(out(&chunks, &store).0 == bytes);
+}
+
+#[test]
+fn an_owner_can_seal_memory_that_is_mapped_for_copying() {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let source = memfd_create("luo-copy-test", flags).expect("a memfd");
+    let bytes = noise(2 * MIB, 17);
+    fill(&source, &bytes, |_| false);
+    let store = Store::new(2000, 8, 3);
+    let (window, mut chunks) = (Window::default(), Chunks::default());
+    let (fd, len) = (source.as_fd(), bytes.len() as u64);
+    refresh_through(&window, &mut chunks, fd, len, &store, &store, &go_on).expect("copies");
+    assert!(window.is_open());
+    rustix::fs::fcntl_add_seals(&source, rustix::fs::SealFlags::WRITE).expect("seals");
+    refresh_through(&window, &mut chunks, fd, len, &store, &store, &go_on).expect("copies");
+    // And memory that was sealed before is copied, mapped or not.
+    let late = Window::default();
+    refresh_through(&late, &mut chunks, fd, len, &store, &store, &go_on).expect("copies");
+    assert!(out(&chunks, &store).0 == bytes);
 }
