@@ -327,6 +327,28 @@ impl<'a> Machine<'a> {
         self.await_kexec()
     }
 
+    /// Waits for the next kernel, which a program that was started in the guest is to start; fails
+    /// with what it said where it ends instead.
+    pub(crate) fn await_kexec_by(&mut self, pid: u32, log: &str) -> Result<Duration> {
+        let request = Request::Wait { pid, deadline_ms: millis(LATE) };
+        let began = Instant::now();
+        while began.elapsed() < BOOT {
+            // No answer: the kernel is gone, and the agent with it.
+            let Ok(answered) = self.agent.ask(&request, b"", LATE + LOOK) else { break };
+            if let Answer::Ended { end, .. } = answered.answer
+                && end != End::Late
+            {
+                let said = self.pull(log).unwrap_or_default();
+                return Err(self.blame(Failed::new(format!(
+                    "what was to start the next kernel ended with {end:?} and says {}",
+                    String::from_utf8_lossy(&said).trim()
+                ))));
+            }
+        }
+        self.await_kexec()?;
+        Ok(began.elapsed())
+    }
+
     /// Waits for the next kernel, which something in the guest has started: how long that took.
     pub(crate) fn await_kexec(&mut self) -> Result<Duration> {
         let began = Instant::now();

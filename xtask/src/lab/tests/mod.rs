@@ -3,8 +3,8 @@
 use super::Lab;
 use crate::failure::{Failed, Result};
 
-mod arena;
 mod boot;
+mod cross;
 mod guest;
 mod selftests;
 
@@ -56,25 +56,49 @@ pub(super) const ALL: &[Test] = &[
     Test {
         name: "arena-pmem-stock",
         about: "kv's 128 MiB cross a kexec of the distribution's kernel on /dev/pmem0",
-        run: arena::pmem_stock,
+        run: cross::pmem_stock,
         selftests: false,
     },
     Test {
         name: "arena-pmem-own",
         about: "kv's 128 MiB cross a kexec of the own kernel on /dev/pmem0",
-        run: arena::pmem_own,
+        run: cross::pmem_own,
         selftests: false,
     },
     Test {
         name: "arena-disk-stock",
         about: "kv's 128 MiB cross a kexec of the distribution's kernel in a file on a disk",
-        run: arena::disk_stock,
+        run: cross::disk_stock,
         selftests: false,
     },
     Test {
         name: "arena-three-kexecs",
         about: "kv's 128 MiB cross three kexecs in a row, own, stock and own kernel",
-        run: arena::three_kexecs,
+        run: cross::three_kexecs,
+        selftests: false,
+    },
+    Test {
+        name: "liveupdate-own",
+        about: "kv's 128 MiB cross a kexec of the own kernel through /dev/liveupdate",
+        run: cross::liveupdate,
+        selftests: false,
+    },
+    Test {
+        name: "liveupdate-three-kexecs",
+        about: "kv's 128 MiB cross three kexecs in a row through /dev/liveupdate",
+        run: cross::liveupdate_three_kexecs,
+        selftests: false,
+    },
+    Test {
+        name: "reboot-liveupdate",
+        about: "`luoctl kexec load` and `luoctl reboot` take kv through /dev/liveupdate",
+        run: cross::reboot_liveupdate,
+        selftests: false,
+    },
+    Test {
+        name: "reboot-arena",
+        about: "`luoctl kexec load` and `luoctl reboot` take kv through an arena on /dev/pmem0",
+        run: cross::reboot_arena,
         selftests: false,
     },
 ];

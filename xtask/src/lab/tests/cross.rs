@@ -1,4 +1,5 @@
-//! kv's memory crosses kexecs in an arena, on persistent memory and on a disk.
+//! kv's memory crosses kexecs: in an arena on persistent memory or on a disk, or through
+//! `/dev/liveupdate`.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -17,33 +18,76 @@ const MIB: u64 = 128;
 const DEPARTED: i32 = 3;
 
 pub(super) fn pmem_stock(lab: &Lab) -> Result<String> {
-    cross(lab, &Medium::Pmem, &[Kernel::Stock, Kernel::Stock])
+    cross(lab, &Medium::Pmem, Way::Steps, &[Kernel::Stock, Kernel::Stock])
 }
 
 pub(super) fn pmem_own(lab: &Lab) -> Result<String> {
-    cross(lab, &Medium::Pmem, &[Kernel::Own, Kernel::Own])
+    cross(lab, &Medium::Pmem, Way::Steps, &[Kernel::Own, Kernel::Own])
+}
+
+pub(super) fn liveupdate(lab: &Lab) -> Result<String> {
+    cross(lab, &Medium::Liveupdate, Way::Steps, &[Kernel::Own, Kernel::Own])
+}
+
+pub(super) fn liveupdate_three_kexecs(lab: &Lab) -> Result<String> {
+    cross(lab, &Medium::Liveupdate, Way::Steps, &[Kernel::Own; 4])
+}
+
+pub(super) fn reboot_liveupdate(lab: &Lab) -> Result<String> {
+    cross(lab, &Medium::Liveupdate, Way::Reboot, &[Kernel::Own, Kernel::Own])
+}
+
+pub(super) fn reboot_arena(lab: &Lab) -> Result<String> {
+    cross(lab, &Medium::Pmem, Way::Reboot, &[Kernel::Stock, Kernel::Stock])
 }
 
 pub(super) fn disk_stock(lab: &Lab) -> Result<String> {
-    cross(lab, &Medium::Disk, &[Kernel::Stock, Kernel::Stock])
+    cross(lab, &Medium::Disk, Way::Steps, &[Kernel::Stock, Kernel::Stock])
 }
 
 pub(super) fn three_kexecs(lab: &Lab) -> Result<String> {
-    cross(lab, &Medium::Pmem, &[Kernel::Own, Kernel::Stock, Kernel::Stock, Kernel::Own])
+    let kernels = [Kernel::Own, Kernel::Stock, Kernel::Stock, Kernel::Own];
+    cross(lab, &Medium::Pmem, Way::Steps, &kernels)
 }
 
-/// What the arena is on.
+/// By what kv's memory crosses.
 enum Medium {
+    /// An arena on persistent memory.
     Pmem,
+    /// An arena in a file on a disk.
     Disk,
+    /// The kernel keeps it.
+    Liveupdate,
+}
+
+/// How the next kernel is started.
+#[derive(Clone, Copy)]
+enum Way {
+    /// Each step by itself, and the kexec by the agent.
+    Steps,
+    /// `luoctl kexec load` and `luoctl reboot`.
+    Reboot,
 }
 
 impl Medium {
-    fn path(&self) -> &'static str {
+    fn carrier(&self) -> &'static str {
         match self {
-            Self::Pmem => "/dev/pmem0",
-            Self::Disk => "/mnt/arena",
+            Self::Pmem | Self::Disk => "arena",
+            Self::Liveupdate => "liveupdate",
         }
+    }
+
+    /// The arena, where there is one.
+    fn path(&self) -> Option<&'static str> {
+        match self {
+            Self::Pmem => Some("/dev/pmem0"),
+            Self::Disk => Some("/mnt/arena"),
+            Self::Liveupdate => None,
+        }
+    }
+
+    fn configuration(&self) -> String {
+        self.path().map(|path| format!("arena = {path:?}\n")).unwrap_or_default()
     }
 
     /// Has it there, in a kernel that has just booted.
@@ -54,6 +98,7 @@ impl Medium {
                 machine.until_ok(&["test", "-b", "/dev/vda"], READY)?;
                 machine.ok(&["mount", "-t", "ext4", "/dev/vda", "/mnt"])?
             }
+            Self::Liveupdate => machine.ok(&["test", "-c", "/dev/liveupdate"])?,
         };
         Ok(())
     }
@@ -61,34 +106,47 @@ impl Medium {
     /// Gives it up before the kernel goes: a kexec asks no file system whether it is done.
     fn detach(&self, machine: &Machine<'_>) -> Result<()> {
         match self {
-            Self::Pmem => Ok(()),
+            Self::Pmem | Self::Liveupdate => Ok(()),
             Self::Disk => machine.ok(&["umount", "/mnt"]).map(|_| ()),
         }
     }
 
     fn create(&self, machine: &Machine<'_>) -> Result<()> {
+        let Some(path) = self.path() else { return Ok(()) };
         let size: &[&str] = match self {
-            Self::Pmem => &[],
             Self::Disk => &["--size", "256M"],
+            Self::Pmem | Self::Liveupdate => &[],
         };
-        let mut arguments = vec!["arena", "create", self.path()];
+        let mut arguments = vec!["arena", "create", path];
         arguments.extend_from_slice(size);
         guest::luoctl(machine, &arguments).map(|_| ())
+    }
+
+    /// Everything goes into it. An arena is left by luod, the kernel's sessions are held by it.
+    fn depart(&self, machine: &Machine<'_>, luod: u32) -> Result<()> {
+        guest::luoctl(machine, &["prepare", "--carrier", self.carrier()])?;
+        guest::luoctl(machine, &["freeze"])?;
+        guest::luoctl(machine, &["depart"])?;
+        if self.path().is_none() {
+            return Ok(());
+        }
+        let end = machine.wait(luod, PATIENT)?;
+        must(end == End::Exited(DEPARTED), || format!("luod ended with {end:?} after it departed"))
     }
 }
 
 /// Fills kv under the first kernel, and replaces it by one after the other.
-fn cross(lab: &Lab, medium: &Medium, kernels: &[Kernel]) -> Result<String> {
+fn cross(lab: &Lab, medium: &Medium, way: Way, kernels: &[Kernel]) -> Result<String> {
     let (first, rest) =
         kernels.split_first().ok_or_else(|| Failed::new("a test without a kernel"))?;
     let mut config = Config::new(*first);
     let disk = match medium {
-        Medium::Pmem => None,
+        Medium::Pmem | Medium::Liveupdate => None,
         Medium::Disk => Some(make_disk(lab)?),
     };
     config.disks.extend(disk.iter().map(|disk| disk.path.clone()));
     let mut machine = Machine::start(lab, &config)?;
-    let configuration = format!("arena = {:?}\n", medium.path());
+    let configuration = medium.configuration();
     medium.attach(&machine)?;
     medium.create(&machine)?;
     let mut luod = guest::start_luod(&machine, &configuration)?;
@@ -97,14 +155,19 @@ fn cross(lab: &Lab, medium: &Medium, kernels: &[Kernel]) -> Result<String> {
     let mut stood = Vec::new();
     for kernel in rest {
         let began = Instant::now();
-        depart(&machine, luod)?;
-        medium.detach(&machine)?;
-        machine.load(*kernel)?;
-        let kexec = machine.kexec()?;
+        let kexec = match way {
+            Way::Steps => {
+                medium.depart(&machine, luod)?;
+                medium.detach(&machine)?;
+                machine.load(*kernel)?;
+                machine.kexec()?
+            }
+            Way::Reboot => reboot(&mut machine, medium, *kernel)?,
+        };
         medium.attach(&machine)?;
         luod = guest::start_luod(&machine, &configuration)?;
         let status = guest::luoctl(&machine, &["status"])?;
-        must(status.contains("updated"), || format!("luod found nothing in the arena: {status}"))?;
+        must(status.contains("updated"), || format!("luod found nothing that was kept: {status}"))?;
         guest::start_kv(&machine)?;
         let took = began.elapsed();
         load.move_to(machine.address(KV_PORT)?).context(|| "connect to kv again".into())?;
@@ -133,13 +196,22 @@ fn figures(took: Duration, kexec: Duration) -> String {
     )
 }
 
-/// Everything goes into the arena, and luod ends.
-fn depart(machine: &Machine<'_>, luod: u32) -> Result<()> {
-    guest::luoctl(machine, &["prepare", "--carrier", "arena"])?;
-    guest::luoctl(machine, &["freeze"])?;
-    guest::luoctl(machine, &["depart"])?;
-    let end = machine.wait(luod, PATIENT)?;
-    must(end == End::Exited(DEPARTED), || format!("luod ended with {end:?} after it departed"))
+/// luoctl loads the next kernel, and starts it.
+fn reboot(machine: &mut Machine<'_>, medium: &Medium, kernel: Kernel) -> Result<Duration> {
+    const LOG: &str = "/run/lab/reboot.log";
+    let (image, initrd) = machine.push_kernel(kernel)?;
+    guest::luoctl(machine, &["kexec", "load", image, "--initrd", initrd, "--reuse-cmdline"])?;
+    let words = [
+        "luoctl",
+        "--deadline",
+        "300",
+        "reboot",
+        "--carrier",
+        medium.carrier(),
+        "--accept-unknown",
+    ];
+    let luoctl = machine.spawn(&words, LOG)?;
+    machine.await_kexec_by(luoctl, LOG)
 }
 
 /// A disk's file, which is removed when this is dropped.
