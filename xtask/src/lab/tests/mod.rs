@@ -90,13 +90,13 @@ pub(super) const ALL: &[Test] = &[
         selftests: false,
     },
     Test {
-        name: "reboot-liveupdate",
+        name: "luoctl-liveupdate",
         about: "`luoctl kexec load` and `luoctl reboot` take kv through /dev/liveupdate",
         run: cross::reboot_liveupdate,
         selftests: false,
     },
     Test {
-        name: "reboot-arena",
+        name: "luoctl-arena",
         about: "`luoctl kexec load` and `luoctl reboot` take kv through an arena on /dev/pmem0",
         run: cross::reboot_arena,
         selftests: false,
