@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - A [`HostFile`] is one descriptor for as long as a clone of it lives. What it is, is read once,
-//!   with one system call; of what has no type, with a few more. Files that differ in identity differ in truth; equal ones are told apart
-//!   by the kernel.
+//!   with one system call; of what has no type, with a few more. Files that differ in identity
+//!   differ in truth; equal ones are told apart by the kernel.
 //! - Looking at a file waits for nobody: not for the server of a network file system, and not for
 //!   the process behind a FUSE mount; nor does the last close, see [`closer`].
 
@@ -15,36 +15,25 @@ use std::sync::{Arc, OnceLock};
 
 use luo_core::{File, Identity};
 use luo_sys::FileRange;
-use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, fcntl_get_seals, fstatfs, statx};
+use rustix::fs::{AtFlags, Statx, StatxFlags, statx};
 use rustix::io::Errno;
 
 use crate::closer;
 
 mod ahead;
 mod anonymous;
+mod memory;
 
 pub use ahead::Ahead;
+pub use memory::MemoryKind;
 
-/// `TMPFS_MAGIC` of `linux/magic.h`: shmem, hence memfds too.
-const TMPFS_MAGIC: u64 = 0x0102_1994;
 /// The bits of a mode that hold a file's type (`S_IFMT`); no type has all of them.
 const TYPE_BITS: u16 = 0o170_000;
-/// `HUGETLBFS_MAGIC` of `linux/magic.h`.
-const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
 
 /// Gives each file a number, for an order where the kernel gives none.
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 /// Whether the kernel has refused `kcmp` once: then never mix its order with ours.
 static NO_KCMP: AtomicBool = AtomicBool::new(false);
-
-/// What a memory file is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MemoryKind {
-    /// Pages of shmem: memfds and files of tmpfs.
-    Shmem,
-    /// Huge pages of hugetlbfs.
-    Hugetlb,
-}
 
 /// A shared open descriptor, and the number of the slot that holds it in the keeper.
 #[derive(Debug, Clone)]
@@ -73,6 +62,8 @@ impl Drop for Inner {
 #[derive(Debug, Clone, Copy)]
 struct Look {
     mode: u16,
+    /// Of the file system that it is on, see [`device`].
+    device: u64,
     identity: Identity,
 }
 
@@ -119,47 +110,9 @@ impl HostFile {
         self.0.fd.try_clone()
     }
 
-    /// What kind of memory file it is, `None` for everything else.
-    ///
-    /// # Errors
-    /// What `statx` gives: EIO, of file systems that may fail.
-    pub fn memory(&self) -> io::Result<Option<MemoryKind>> {
-        if let Some(known) = self.0.memory.get() {
-            return Ok(*known);
-        }
-        let regular = FileType::from_raw_mode(self.look()?.mode.into()) == FileType::RegularFile;
-        // Only memory files have seals; so no other file system is asked for what it is, for
-        // that may mean to wait for it.
-        let kind = match regular && fcntl_get_seals(self).is_ok() {
-            false => None,
-            true => match fstatfs(self)?.f_type as u64 {
-                TMPFS_MAGIC => Some(MemoryKind::Shmem),
-                HUGETLBFS_MAGIC => Some(MemoryKind::Hugetlb),
-                _ => None,
-            },
-        };
-        let _ = self.0.memory.set(kind);
-        Ok(kind)
-    }
-
     #[cfg(test)]
     fn is_unshared(&self) -> bool {
         Arc::strong_count(&self.0) == 1
-    }
-
-    /// The range of an arena that it is, `None` for everything else. The first look counts.
-    #[must_use]
-    pub fn lent(&self) -> Option<FileRange> {
-        *self.0.lent.get_or_init(|| {
-            // So that no socket costs more than this.
-            let mode = self.look().ok()?.mode;
-            match FileType::from_raw_mode(mode.into()) {
-                FileType::RegularFile | FileType::BlockDevice | FileType::CharacterDevice => {
-                    luo_sys::lent_range(self).ok().flatten()
-                }
-                _ => None,
-            }
-        })
     }
 
     /// Two threads may look at once: they see the same, and neither waits for the other.
@@ -175,7 +128,7 @@ impl HostFile {
 
     fn look_anew(&self) -> Result<Look, Errno> {
         let stat = self.stat(StatxFlags::TYPE | StatxFlags::INO)?;
-        let device = u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor);
+        let device = device(&stat);
         let kind = u64::from(stat.stx_mode & TYPE_BITS);
         let mut identity = Identity([device ^ kind << 48, stat.stx_ino]);
         if kind == 0
@@ -183,13 +136,22 @@ impl HostFile {
         {
             identity = Identity([device ^ u64::from(TYPE_BITS) << 48, number]);
         }
-        Ok(Look { mode: stat.stx_mode, identity })
+        Ok(Look { mode: stat.stx_mode, device, identity })
     }
 
-    /// What the kernel knows without asking anybody.
     fn stat(&self, wanted: StatxFlags) -> Result<Statx, Errno> {
-        statx(self, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, wanted)
+        stat(self.as_fd(), wanted)
     }
+}
+
+/// What the kernel knows without asking anybody.
+fn stat(file: BorrowedFd<'_>, wanted: StatxFlags) -> Result<Statx, Errno> {
+    statx(file, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, wanted)
+}
+
+/// The number of a file's device, as one.
+fn device(stat: &Statx) -> u64 {
+    u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor)
 }
 
 impl File for HostFile {
@@ -255,15 +217,6 @@ mod tests {
         assert_ne!(one.order(&other), Ordering::Equal);
         assert_eq!(one.order(&other), other.order(&one).reverse());
         assert_ne!(one.identity(), memfd(1).identity());
-    }
-
-    #[test]
-    fn memory_files_pin_what_they_use_and_others_nothing() {
-        let memory = memfd(3 * 4096);
-        assert_eq!(memory.memory().unwrap(), Some(MemoryKind::Shmem));
-        assert_eq!(memory.pinned(), 3 * 4096);
-        let (reader, _writer) = rustix::pipe::pipe().unwrap();
-        assert_eq!(HostFile::from(reader).pinned(), 0);
     }
 
     #[test]

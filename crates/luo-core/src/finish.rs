@@ -14,8 +14,8 @@
 use alloc::{boxed::Box, collections::BTreeMap, format, vec::Vec};
 
 use crate::{
-    CarrierId, Errno, Error, Event, File, FileKey, FinishOptions, Level, Orchestrator, Scope,
-    SessionId, Side, State, Token, TransitionId, UnclaimedFiles,
+    Errno, Error, Event, File, FileKey, FinishOptions, Orchestrator, Scope, SessionId, Side, Token,
+    TransitionId, UnclaimedFiles,
     cycle::{FileStep, HandoverStep, Mode, SharedStage, Stage, SubStep, Transition, TreeStep},
     identity::Key,
     table::{Arrival, Arrived, Outgoing, token_list},
@@ -194,30 +194,17 @@ impl<F: File> Orchestrator<F> {
         };
         vacancy.insert((session, token));
         entry.uses += 1;
-        let pinned = file.pinned();
+        let outgoing = Outgoing::registered(
+            file,
+            handler,
+            entry.compatible.clone(),
+            own_identity,
+            arrived.criticality,
+        );
+        let pinned = outgoing.pinned;
         self.ledger.add_file(there.owner.uid, pinned);
         there.pinned = there.pinned.saturating_add(pinned);
-        there.outgoing.insert(
-            token,
-            Box::new(Outgoing {
-                file,
-                handler: Some(handler),
-                compatible: entry.compatible.clone(),
-                own_identity,
-                criticality: arrived.criticality,
-                state: State::Normal,
-                level: Level::File,
-                data: 0,
-                kept: Vec::new(),
-                pinned,
-                call: None,
-                doomed: false,
-                holds_shared: false,
-                transition: None,
-                left_out: None,
-                carrier: CarrierId::NEAR,
-            }),
-        );
+        there.outgoing.insert(token, Box::new(outgoing));
         self.dirty.files.insert(FileKey { session, side: Side::Outgoing, token });
     }
 }

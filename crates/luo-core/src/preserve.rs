@@ -3,11 +3,10 @@
 //! Invariants: what is refused leaves no trace; a file that is registered is in its session, in the
 //! index of identities and in its owner's usage, or in none of them.
 
-use alloc::{boxed::Box, collections::btree_map::Entry, format, vec::Vec};
+use alloc::{boxed::Box, collections::btree_map::Entry, format};
 
 use crate::{
-    CarrierId, Criticality, Errno, Error, File, FileKey, Level, Orchestrator, SessionId, Side,
-    State, Token,
+    Criticality, Errno, Error, File, FileKey, Orchestrator, SessionId, Side, State, Token,
     identity::Key,
     table::{Outgoing, no_token},
 };
@@ -45,8 +44,10 @@ impl<F: File> Orchestrator<F> {
             return Err(Error::new(Errno::NoEnt, "the handler has gone"));
         };
         let own_identity = entry.handler.identity(&file);
-        let pinned = file.pinned();
-        let vacancy = match self.index.vacancy(Key::of(&file, handler, own_identity)) {
+        let compatible = entry.compatible.clone();
+        let outgoing = Outgoing::registered(file, handler, compatible, own_identity, criticality);
+        let pinned = outgoing.pinned;
+        let vacancy = match self.index.vacancy(Key::of(&outgoing.file, handler, own_identity)) {
             Ok(vacancy) => vacancy,
             Err((other, taken)) => return Err(self.already_preserved(uid, other, taken)),
         };
@@ -56,25 +57,7 @@ impl<F: File> Orchestrator<F> {
         vacancy.insert((session, token));
         self.ledger.add_file(uid, pinned);
         entry.uses += 1;
-        let compatible = entry.compatible.clone();
-        place.insert(Box::new(Outgoing {
-            file,
-            handler: Some(handler),
-            compatible,
-            own_identity,
-            criticality,
-            state: State::Normal,
-            level: Level::File,
-            data: 0,
-            kept: Vec::new(),
-            pinned,
-            call: None,
-            doomed: false,
-            holds_shared: false,
-            transition: None,
-            left_out: None,
-            carrier: CarrierId::NEAR,
-        }));
+        place.insert(Box::new(outgoing));
         there.token_used(token);
         there.pinned = there.pinned.saturating_add(pinned);
         self.dirty.files.insert(FileKey { session, side: Side::Outgoing, token });

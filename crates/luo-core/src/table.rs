@@ -49,6 +49,36 @@ pub(crate) struct Outgoing<F> {
     pub(crate) carrier: CarrierId,
 }
 
+impl<F: File> Outgoing<F> {
+    /// A file that has just been registered: nothing is going on with it yet.
+    pub(crate) fn registered(
+        file: F,
+        handler: HandlerId,
+        compatible: Compatible,
+        own_identity: Option<Identity>,
+        criticality: Criticality,
+    ) -> Self {
+        Self {
+            pinned: file.pinned(),
+            file,
+            handler: Some(handler),
+            compatible,
+            own_identity,
+            criticality,
+            state: State::Normal,
+            level: Level::File,
+            data: 0,
+            kept: Vec::new(),
+            call: None,
+            doomed: false,
+            holds_shared: false,
+            transition: None,
+            left_out: None,
+            carrier: CarrierId::NEAR,
+        }
+    }
+}
+
 impl<F> Outgoing<F> {
     /// Nothing is going on with it and nothing is kept for it.
     pub(crate) fn at_rest(&self) -> bool {
