@@ -179,13 +179,15 @@ pub(crate) fn unpreserved(tokens: &[u64], answers: Vec<Answer>) -> Result<Vec<Re
 }
 
 pub(crate) fn retrieve(tokens: &[u64]) -> Result<Vec<Prepared<'static>>, Error> {
-    tokens
-        .chunks(MAX_DESCRIPTORS)
-        .map(|part| {
-            let parameters = Retrieve { tokens: part.to_vec() };
-            Prepared::new(SESSION, "Retrieve", &parameters, Vec::new())
-        })
-        .collect()
+    tokens.chunks(MAX_DESCRIPTORS).map(|part| retrieve_part(part.to_vec())).collect()
+}
+
+pub(crate) fn retrieve_one(token: u64) -> Result<Prepared<'static>, Error> {
+    retrieve_part(vec![token])
+}
+
+fn retrieve_part(tokens: Vec<u64>) -> Result<Prepared<'static>, Error> {
+    Prepared::new(SESSION, "Retrieve", &Retrieve { tokens }, Vec::new())
 }
 
 /// The files of a batch, in the order asked for.

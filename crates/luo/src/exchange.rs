@@ -7,6 +7,8 @@
 //! - Calls are answered in the order in which they were sent; at most [`WINDOW`] are on their way.
 //! - A call that had no answer when the connection broke is sent again as it was, with the same
 //!   request number, so that luod can tell a repetition from a new request.
+//! - Who wants the answers one by one may stop after each: the exchange knows how much of a call
+//!   has been sent, and goes on there.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -166,6 +168,12 @@ impl Answer {
 pub(crate) struct Exchange<'fd> {
     calls: Vec<Prepared<'fd>>,
     sent: usize,
+    /// Bytes of the next call that are sent.
+    begun: usize,
+    /// Calls that have their answer, whether or not it was taken.
+    answered: usize,
+    /// Answers after which nobody waits for more.
+    wanted: usize,
     /// The most that was sent whole on a connection that broke: beyond it nothing is a repetition,
     /// as a call of which luod has only a part has no effect.
     repeated: usize,
@@ -177,30 +185,53 @@ pub(crate) struct Exchange<'fd> {
 
 impl<'fd> Exchange<'fd> {
     pub(crate) fn new(calls: Vec<Prepared<'fd>>) -> Self {
-        Self { calls, sent: 0, repeated: 0, answers: Vec::new(), parts: Vec::new(), part_bytes: 0 }
+        let wanted = calls.len();
+        Self {
+            calls,
+            sent: 0,
+            begun: 0,
+            answered: 0,
+            wanted,
+            repeated: 0,
+            answers: Vec::new(),
+            parts: Vec::new(),
+            part_bytes: 0,
+        }
     }
 
-    /// The call to send now, if any may be sent.
-    pub(crate) fn to_send(&self) -> Option<&Prepared<'fd>> {
-        if self.sent.saturating_sub(self.answers.len()) >= WINDOW {
+    /// From now on only the next answer is waited for, if there is one that nobody has taken yet.
+    pub(crate) fn want_next(&mut self) {
+        let taken = self.answered - self.answers.len();
+        self.wanted = self.calls.len().min(taken + 1);
+    }
+
+    /// The call to send now, if any may be sent, and how many of its bytes are sent already.
+    pub(crate) fn next_to_send(&mut self) -> Option<(&Prepared<'fd>, &mut usize)> {
+        if self.sent.saturating_sub(self.answered) >= WINDOW {
             return None;
         }
-        self.calls.get(self.sent)
+        self.calls.get(self.sent).map(|call| (call, &mut self.begun))
     }
 
     /// A call was sent whole.
     pub(crate) fn sent(&mut self) {
         self.sent += 1;
+        self.begun = 0;
     }
 
-    /// Whether an answer is still to come.
+    /// Whether an answer is still to come that is waited for.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.answers.len() < self.calls.len()
+        self.answered < self.wanted
+    }
+
+    /// Whether every call has its answer.
+    pub(crate) fn is_over(&self) -> bool {
+        self.answered == self.calls.len()
     }
 
     /// How many calls have their answer.
     pub(crate) fn answered_count(&self) -> usize {
-        self.answers.len()
+        self.answered
     }
 
     /// Whether a call may have taken effect without its answer having come.
@@ -210,7 +241,7 @@ impl<'fd> Exchange<'fd> {
 
     /// The method whose answer comes next, for messages.
     pub(crate) fn waiting_for(&self) -> &str {
-        self.calls.get(self.answers.len()).map_or("", |call| &call.method)
+        self.calls.get(self.answered).map_or("", |call| &call.method)
     }
 
     /// Takes a reply in.
@@ -218,7 +249,7 @@ impl<'fd> Exchange<'fd> {
     /// # Errors
     /// A reply to nothing, or in parts without end: the connection is not to be used any more.
     pub(crate) fn answered(&mut self, mut frame: Frame) -> Result<(), Error> {
-        let index = self.answers.len();
+        let index = self.answered;
         let unasked = || Error::protocol(self.waiting_for(), "a reply came that nobody asked for");
         let Some(call) = self.calls.get(index) else {
             return Err(unasked());
@@ -231,6 +262,7 @@ impl<'fd> Exchange<'fd> {
                 return Err(unasked());
             }
             self.sent = index + 1;
+            self.begun = 0;
         }
         if call.more && Envelope::read(&method, &frame)?.continues {
             self.part_bytes = self.part_bytes.saturating_add(frame.text.len());
@@ -245,6 +277,7 @@ impl<'fd> Exchange<'fd> {
         let mut parts = std::mem::take(&mut self.parts);
         parts.push(frame);
         self.part_bytes = 0;
+        self.answered += 1;
         self.answers.push(Answer { method, parts, repeated: index < self.repeated });
         Ok(())
     }
@@ -252,13 +285,19 @@ impl<'fd> Exchange<'fd> {
     /// The connection broke: what was not answered is sent again.
     pub(crate) fn lost(&mut self) {
         self.repeated = self.repeated.max(self.sent);
-        self.sent = self.answers.len();
+        self.sent = self.answered;
+        self.begun = 0;
         self.parts.clear();
         self.part_bytes = 0;
     }
 
     pub(crate) fn take_answers(&mut self) -> Vec<Answer> {
         std::mem::take(&mut self.answers)
+    }
+
+    /// The first answer that nobody has taken yet.
+    pub(crate) fn take_next(&mut self) -> Option<Answer> {
+        (!self.answers.is_empty()).then(|| self.answers.remove(0))
     }
 }
 
@@ -279,7 +318,7 @@ mod tests {
     }
 
     fn send(exchange: &mut Exchange<'_>) {
-        assert!(exchange.to_send().is_some());
+        assert!(exchange.next_to_send().is_some());
         exchange.sent();
     }
 
@@ -293,9 +332,9 @@ mod tests {
         for _ in 0..WINDOW {
             send(&mut exchange);
         }
-        assert!(exchange.to_send().is_none());
+        assert!(exchange.next_to_send().is_none());
         exchange.answered(frame("{}")).unwrap();
-        assert!(exchange.to_send().is_some());
+        assert!(exchange.next_to_send().is_some());
     }
 
     #[test]
@@ -311,6 +350,50 @@ mod tests {
         exchange.answered(frame("{}")).unwrap();
         assert!(!exchange.is_waiting());
         assert_eq!(repeated(&mut exchange), [false, true, false]);
+    }
+
+    #[test]
+    fn answers_that_are_wanted_one_by_one_are_waited_for_one_by_one() {
+        let mut exchange = exchange(3);
+        assert!(exchange.take_next().is_none());
+        for round in 0..3 {
+            exchange.want_next();
+            assert_eq!(exchange.is_waiting(), round != 1);
+            while exchange.next_to_send().is_some() {
+                exchange.sent();
+            }
+            // The second answer comes together with the first.
+            for _ in 0..[2, 0, 1][round] {
+                exchange.answered(frame("{}")).unwrap();
+            }
+            assert!(!exchange.is_waiting());
+            assert!(exchange.take_next().is_some());
+            assert_eq!(exchange.is_over(), round == 2);
+        }
+        exchange.want_next();
+        assert!(!exchange.is_waiting() && exchange.take_next().is_none());
+    }
+
+    #[test]
+    fn what_was_taken_is_not_sent_again_and_half_a_call_is_sent_anew() {
+        let mut exchange = exchange(3);
+        exchange.want_next();
+        send(&mut exchange);
+        send(&mut exchange);
+        exchange.answered(frame("{}")).unwrap();
+        assert!(!exchange.take_next().unwrap().repeated);
+        *exchange.next_to_send().unwrap().1 = 5;
+        exchange.lost();
+        assert_eq!(*exchange.next_to_send().unwrap().1, 0);
+        send(&mut exchange);
+        send(&mut exchange);
+        assert!(exchange.next_to_send().is_none());
+        for repeated in [true, false] {
+            exchange.want_next();
+            exchange.answered(frame("{}")).unwrap();
+            assert_eq!(exchange.take_next().unwrap().repeated, repeated);
+        }
+        assert!(exchange.is_over());
     }
 
     #[test]

@@ -93,6 +93,8 @@
 //! than one call each. They give a verdict for each file;
 //! [`preserve_all`](Session::preserve_all) wants all or an error. A file without which an update
 //! may go on is given with [`preserve_optional`](Session::preserve_optional).
+//! [`retrieve_each`](Session::retrieve_each) is for memory that may have to be copied back: it gives
+//! each file as soon as it is there.
 //!
 //! # Asynchronous
 //!
@@ -125,7 +127,7 @@ pub use options::{DEFAULT_DEADLINE, Options, ParticipantOptions};
 pub use participant::Participant;
 pub use protocol::{OnClose, Policy, State, Unclaimed};
 pub use record::Record;
-pub use session::Session;
+pub use session::{Retrieval, Session};
 
 /// The examples of the pages for authors of services are compiled. (The attributes of blocks that
 /// `cargo xtask test` runs mean nothing to rustdoc.)

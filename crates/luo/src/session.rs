@@ -251,6 +251,17 @@ impl Session {
         now(self.client.retrieve_many(tokens))
     }
 
+    /// Takes many files back one after the other, in the order of the tokens, each as soon as it is
+    /// there. Where memory has to be copied back, the first file can be used while those after it
+    /// are still being copied; files that are quick come faster with
+    /// [`retrieve_many`](Self::retrieve_many).
+    ///
+    /// # Errors
+    /// [`Error::Protocol`] where a request cannot be written; everything else comes with its file.
+    pub fn retrieve_each(&self, tokens: &[u64]) -> Result<Retrieval<'_>, Error> {
+        Ok(Retrieval { client: self.client.retrieve_each(tokens)? })
+    }
+
     /// Keeps all that can be kept while the workload runs, ahead of the machine.
     ///
     /// # Errors
@@ -310,3 +321,30 @@ impl Session {
         now(self.client.release())
     }
 }
+
+/// Files that come back one by one, from [`Session::retrieve_each`]: each with its token, or the
+/// reason why it has not come.
+///
+/// Every wait for the next file has the deadline of the session. Of a file that was refused the
+/// error is [`Error::Refused`], as from [`Session::retrieve`], and the next one follows; any other
+/// error is the last item, and the files that have not come can be retrieved anew.
+#[derive(Debug)]
+pub struct Retrieval<'session> {
+    client: client::Retrieval<'session, Blocking>,
+}
+
+impl Iterator for Retrieval<'_> {
+    type Item = (u64, Result<OwnedFd, Error>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        now(self.client.next())
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        // An error may end it with the next one.
+        let left = self.client.left();
+        (left.min(1), Some(left))
+    }
+}
+
+impl std::iter::FusedIterator for Retrieval<'_> {}

@@ -89,6 +89,46 @@ fn a_dropped_call_closes_its_connection_and_its_answer_reaches_nobody() {
 }
 
 #[test]
+fn a_file_whose_wait_was_dropped_comes_with_the_next() {
+    let (end, descriptor) = SessionEnd::pair();
+    let (asked, was_asked) = oneshot::channel();
+    let server = thread::spawn(move || {
+        let file = marked("luo-test-dropped");
+        let give = |peer: &Peer, token: u64| {
+            use std::os::fd::AsFd;
+            peer.reply_with(json!({ "tokens": [token], "refused": [] }), &[file.as_fd()]);
+        };
+        let mut first = end.accept();
+        first.take("io.luo.Session.GetInfo");
+        first.reply(info("normal"));
+        first.take("io.luo.Session.Retrieve");
+        asked.send(()).unwrap();
+        while first.next().is_some() {}
+        let mut second = end.accept();
+        for token in [1, 2] {
+            assert_eq!(second.take("io.luo.Session.Retrieve").tokens(), [token]);
+            give(&second, token);
+        }
+        second.ends();
+    });
+    api::run(async {
+        let session = api::Session::from_descriptor_with(descriptor, patient()).await.unwrap();
+        let mut files = session.retrieve_each(&[1, 2]).unwrap();
+        tokio::select! {
+            biased;
+            _ = was_asked => {}
+            file = files.next() => panic!("{file:?}"),
+        }
+        for token in [1, 2] {
+            let (named, file) = files.next().await.unwrap();
+            assert_eq!((named, file.is_ok()), (token, true));
+        }
+        assert_eq!(files.left(), 0);
+    });
+    server.join().unwrap();
+}
+
+#[test]
 fn an_event_that_came_while_a_wait_was_dropped_is_not_lost() {
     let luod = Luod::new();
     let options = luod.options();

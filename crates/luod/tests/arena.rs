@@ -118,6 +118,30 @@ fn memory_and_records_outlive_every_process() {
 }
 
 #[test]
+fn what_is_retrieved_one_by_one_is_whole_and_what_was_never_there_is_refused_between() {
+    let place = Place::new(64 * MIB);
+    let mut luod = place.luod();
+    let shop = luod.session("shop");
+    for token in 1..=6 {
+        shop.preserve(token, memory(token, token * MIB)).unwrap();
+    }
+    depart(&mut luod);
+    let luod = place.luod();
+    let shop = luod.session("shop");
+    let mut came = Vec::new();
+    for (token, file) in shop.retrieve_each(&[6, 1, 99, 3, 2, 4, 5]).unwrap() {
+        match file {
+            Ok(file) => assert_memory(file, token, token * MIB),
+            Err(error) => assert_eq!((token, error.errno()), (99, Some("ENOENT")), "{error}"),
+        }
+        came.push(token);
+    }
+    assert_eq!(came, [6, 1, 99, 3, 2, 4, 5]);
+    // What was given counts as taken back.
+    shop.finish().unwrap();
+}
+
+#[test]
 fn a_machine_goes_over_again_and_again() {
     let place = Place::new(32 * MIB);
     departed(&place, 8 * MIB);

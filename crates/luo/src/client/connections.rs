@@ -98,7 +98,7 @@ impl<D: Drive> Connections<D> {
         if !exchange.is_waiting() {
             return read(Vec::new());
         }
-        let stream = self.complete(exchange, deadline).await?;
+        let stream = self.complete(self.take(), exchange, deadline).await?;
         let result = read(exchange.take_answers());
         // Nobody knows what a peer that is not understood says next.
         if !matches!(result, Err(Error::Protocol { .. })) {
@@ -107,17 +107,43 @@ impl<D: Drive> Connections<D> {
         result
     }
 
-    /// Brings an exchange to its end; gives the connection on which it ended.
+    /// The next answer of an exchange that is on its way on `stream`, or begins; gives the
+    /// connection back as long as there is more to come.
+    pub(super) async fn next(
+        &self,
+        stream: &mut Option<Stream<D>>,
+        exchange: &mut Exchange<'_>,
+        deadline: &Deadline,
+    ) -> Result<Option<Answer>, Error> {
+        if stream.is_none() {
+            // It ended with a future that was dropped; at the beginning this changes nothing.
+            exchange.lost();
+        }
+        exchange.want_next();
+        if exchange.is_waiting() {
+            let open = stream.take().or_else(|| self.take());
+            *stream = Some(self.complete(open, exchange, deadline).await?);
+        }
+        if exchange.is_over()
+            && let Some(stream) = stream.take()
+        {
+            self.give_back(stream);
+        }
+        Ok(exchange.take_next())
+    }
+
+    /// Brings an exchange to where no answer is waited for, over this connection as long as it
+    /// holds; gives the one on which it came there.
     async fn complete(
         &self,
+        mut open: Option<Stream<D>>,
         exchange: &mut Exchange<'_>,
         deadline: &Deadline,
     ) -> Result<Stream<D>, Error> {
-        let mut idle = self.take();
         let mut last = None;
         loop {
-            let (is_new, answered) = (idle.is_none(), exchange.answered_count());
-            let error = match self.attempt(idle.take(), exchange, deadline).await {
+            let (is_new, answered) = (open.is_none(), exchange.answered_count());
+            let error = match self.attempt(open.take(), exchange, deadline).await {
                 Ok(Some(stream)) => return Ok(stream),
                 Ok(None) => return Err(deadline.exceeded(exchange.waiting_for(), last)),
                 Err(error) => error,
@@ -138,11 +164,11 @@ impl<D: Drive> Connections<D> {
 
     async fn attempt(
         &self,
-        idle: Option<Stream<D>>,
+        open: Option<Stream<D>>,
         exchange: &mut Exchange<'_>,
         deadline: &Deadline,
     ) -> Result<Option<Stream<D>>, Error> {
-        let mut stream = match idle {
+        let mut stream = match open {
             Some(stream) => stream,
             None => self.open()?,
         };

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::connections::Connections;
+use super::retrieval::Retrieval;
 use super::target::{self, Target};
 use crate::calls::{self, Recalled, Verdict};
 use crate::drive::{Deadline, Drive};
@@ -196,6 +197,10 @@ impl<D: Drive> Session<D> {
         let calls = calls::retrieve(tokens)?;
         let read = |answers| calls::retrieved(tokens, answers);
         self.connections.batch(calls, &self.deadline(), read).await
+    }
+
+    pub(crate) fn retrieve_each(&self, tokens: &[u64]) -> Result<Retrieval<'_, D>, Error> {
+        Retrieval::new(&self.connections, &self.options, tokens)
     }
 
     pub(crate) async fn prepare(&self) -> Result<(), Error> {

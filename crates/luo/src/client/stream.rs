@@ -39,13 +39,13 @@ impl<D: Drive> Stream<D> {
             )
     }
 
-    /// Sends and receives until all is answered; `false` when `until` has passed.
+    /// Sends and receives until no answer is waited for any more; `false` when `until` has passed.
     pub(super) async fn exchange(
         &mut self,
         exchange: &mut Exchange<'_>,
         until: Option<Instant>,
     ) -> Result<bool, Error> {
-        let mut job = Conversation { exchange, receiver: &mut self.receiver, sent: 0 };
+        let mut job = Conversation { exchange, receiver: &mut self.receiver };
         Ok(D::drive(&self.socket, until, &mut job).await?.is_some())
     }
 
@@ -108,18 +108,13 @@ fn receive(socket: BorrowedFd<'_>, receiver: &mut Receiver) -> Result<Option<Fra
 struct Conversation<'a, 'fd> {
     exchange: &'a mut Exchange<'fd>,
     receiver: &'a mut Receiver,
-    /// Bytes of the present call that are sent.
-    sent: usize,
 }
 
 impl Conversation<'_, '_> {
     fn send(&mut self, socket: BorrowedFd<'_>) -> Result<Sending, WireError> {
-        while let Some(call) = self.exchange.to_send() {
-            match send(socket, call, &mut self.sent)? {
-                Sending::Done => {
-                    self.sent = 0;
-                    self.exchange.sent();
-                }
+        while let Some((call, begun)) = self.exchange.next_to_send() {
+            match send(socket, call, begun)? {
+                Sending::Done => self.exchange.sent(),
                 other => return Ok(other),
             }
         }
@@ -147,7 +142,7 @@ impl Job for Conversation<'_, '_> {
                 Sending::Blocked => return Ok(Step::Wait { writing: true }),
                 Sending::Crowded => return Ok(Step::Pause),
                 // Answers have made room for more calls.
-                Sending::Done if self.exchange.to_send().is_some() => {}
+                Sending::Done if self.exchange.next_to_send().is_some() => {}
                 Sending::Done => return Ok(Step::Wait { writing: false }),
             }
         }

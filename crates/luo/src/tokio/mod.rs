@@ -15,8 +15,8 @@
 //!
 //! **Futures may be dropped** at any point, by `select!` or a timeout of your own. A call then
 //! closes its connection, so that its answer is never mistaken for another's; as with a deadline,
-//! whether it took effect is not known. [`Watch::next_event`] and [`Participant::next_call`] lose
-//! nothing: what had come is given next time.
+//! whether it took effect is not known. [`Watch::next_event`], [`Participant::next_call`] and
+//! [`Retrieval::next`] lose nothing: what had come is given next time.
 //!
 //! # Panics
 //! As tokio does, on a runtime whose I/O or time is not enabled.
@@ -30,4 +30,4 @@ mod session;
 
 pub use manager::{Manager, Watch};
 pub use participant::Participant;
-pub use session::Session;
+pub use session::{Retrieval, Session};

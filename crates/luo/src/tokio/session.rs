@@ -232,6 +232,15 @@ impl Session {
         self.client.retrieve_many(tokens).await
     }
 
+    /// Takes many files back one after the other, each as soon as it is there. See
+    /// [`luo::Session::retrieve_each`](crate::Session::retrieve_each).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn retrieve_each(&self, tokens: &[u64]) -> Result<Retrieval<'_>, Error> {
+        Ok(Retrieval { client: self.client.retrieve_each(tokens)? })
+    }
+
     /// Keeps all that can be kept while the workload runs, ahead of the machine. See
     /// [`luo::Session::prepare`](crate::Session::prepare).
     ///
@@ -297,5 +306,26 @@ impl Session {
     /// As there.
     pub async fn release(self) -> Result<(), Error> {
         self.client.release().await
+    }
+}
+
+/// Files that come back one by one, from [`Session::retrieve_each`]. See
+/// [`luo::Retrieval`](crate::Retrieval).
+#[derive(Debug)]
+pub struct Retrieval<'session> {
+    client: client::Retrieval<'session, Tokio>,
+}
+
+impl Retrieval<'_> {
+    /// The next token and its file, or why it has none; `None` after the last. If the future is
+    /// dropped, the next call goes on with the same token.
+    pub async fn next(&mut self) -> Option<(u64, Result<OwnedFd, Error>)> {
+        self.client.next().await
+    }
+
+    /// How many files are still to come, if no error ends it before.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.client.left()
     }
 }

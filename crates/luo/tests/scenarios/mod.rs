@@ -4,6 +4,7 @@ mod batches;
 mod broken;
 mod feeds;
 mod manager;
+mod one_by_one;
 mod opening;
 mod repeating;
 
