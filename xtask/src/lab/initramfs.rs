@@ -63,6 +63,7 @@ const TOOLS: &[&str] = &[
 /// As released.
 const PROGRAMS: &[&str] = &["luod", "luoctl", "kv"];
 const AGENT: &str = "luo-lab-agent";
+const CLIENT: &str = "luo-lab-client";
 const FILES: &[(&str, &str)] = &[
     (
         "etc/passwd",
@@ -86,7 +87,16 @@ impl Programs {
     /// Builds them as they are released.
     pub(super) fn build(workspace: &Workspace) -> Result<Self> {
         let mut cargo = workspace.cargo();
-        cargo.args(["build", "--locked", "--release", "--bins", "--package", AGENT]);
+        cargo.args([
+            "build",
+            "--locked",
+            "--release",
+            "--bins",
+            "--package",
+            AGENT,
+            "--package",
+            CLIENT,
+        ]);
         for program in PROGRAMS {
             cargo.args(["--package", program]);
         }
@@ -94,7 +104,7 @@ impl Programs {
         let into = workspace.target().join("lab/bin");
         fs::create_dir_all(&into).context(|| format!("make {}", into.display()))?;
         let mut files = Vec::new();
-        for program in PROGRAMS.iter().chain([&AGENT]) {
+        for program in PROGRAMS.iter().chain([&AGENT, &CLIENT]) {
             let stripped = into.join(program);
             // Debugging information would fill the guest's memory.
             proc::output(

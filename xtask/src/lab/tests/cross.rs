@@ -5,17 +5,14 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use luo_lab_agent::End;
-
-use super::guest::{self, PATIENT, READY};
+use super::guest;
+use super::medium::Medium;
 use super::must;
 use crate::failure::{Context as _, Failed, Result};
 use crate::lab::machine::{Config, KV_PORT, Machine};
 use crate::lab::{Kernel, Lab};
 
 const MIB: u64 = 128;
-/// What luod ends with after it has departed through an arena.
-const DEPARTED: i32 = 3;
 
 pub(super) fn pmem_stock(lab: &Lab) -> Result<String> {
     cross(lab, &Medium::Pmem, Way::Steps, &[Kernel::Stock, Kernel::Stock])
@@ -50,16 +47,6 @@ pub(super) fn three_kexecs(lab: &Lab) -> Result<String> {
     cross(lab, &Medium::Pmem, Way::Steps, &kernels)
 }
 
-/// By what kv's memory crosses.
-enum Medium {
-    /// An arena on persistent memory.
-    Pmem,
-    /// An arena in a file on a disk.
-    Disk,
-    /// The kernel keeps it.
-    Liveupdate,
-}
-
 /// How the next kernel is started.
 #[derive(Clone, Copy)]
 enum Way {
@@ -67,72 +54,6 @@ enum Way {
     Steps,
     /// `luoctl kexec load` and `luoctl reboot`.
     Reboot,
-}
-
-impl Medium {
-    fn carrier(&self) -> &'static str {
-        match self {
-            Self::Pmem | Self::Disk => "arena",
-            Self::Liveupdate => "liveupdate",
-        }
-    }
-
-    /// The arena, where there is one.
-    fn path(&self) -> Option<&'static str> {
-        match self {
-            Self::Pmem => Some("/dev/pmem0"),
-            Self::Disk => Some("/mnt/arena"),
-            Self::Liveupdate => None,
-        }
-    }
-
-    fn configuration(&self) -> String {
-        self.path().map(|path| format!("arena = {path:?}\n")).unwrap_or_default()
-    }
-
-    /// Has it there, in a kernel that has just booted.
-    fn attach(&self, machine: &Machine<'_>) -> Result<()> {
-        match self {
-            Self::Pmem => machine.until_ok(&["test", "-b", "/dev/pmem0"], READY)?,
-            Self::Disk => {
-                machine.until_ok(&["test", "-b", "/dev/vda"], READY)?;
-                machine.ok(&["mount", "-t", "ext4", "/dev/vda", "/mnt"])?
-            }
-            Self::Liveupdate => machine.ok(&["test", "-c", "/dev/liveupdate"])?,
-        };
-        Ok(())
-    }
-
-    /// Gives it up before the kernel goes: a kexec asks no file system whether it is done.
-    fn detach(&self, machine: &Machine<'_>) -> Result<()> {
-        match self {
-            Self::Pmem | Self::Liveupdate => Ok(()),
-            Self::Disk => machine.ok(&["umount", "/mnt"]).map(|_| ()),
-        }
-    }
-
-    fn create(&self, machine: &Machine<'_>) -> Result<()> {
-        let Some(path) = self.path() else { return Ok(()) };
-        let size: &[&str] = match self {
-            Self::Disk => &["--size", "256M"],
-            Self::Pmem | Self::Liveupdate => &[],
-        };
-        let mut arguments = vec!["arena", "create", path];
-        arguments.extend_from_slice(size);
-        guest::luoctl(machine, &arguments).map(|_| ())
-    }
-
-    /// Everything goes into it. An arena is left by luod, the kernel's sessions are held by it.
-    fn depart(&self, machine: &Machine<'_>, luod: u32) -> Result<()> {
-        guest::luoctl(machine, &["prepare", "--carrier", self.carrier()])?;
-        guest::luoctl(machine, &["freeze"])?;
-        guest::luoctl(machine, &["depart"])?;
-        if self.path().is_none() {
-            return Ok(());
-        }
-        let end = machine.wait(luod, PATIENT)?;
-        must(end == End::Exited(DEPARTED), || format!("luod ended with {end:?} after it departed"))
-    }
 }
 
 /// Fills kv under the first kernel, and replaces it by one after the other.

@@ -6,6 +6,8 @@ use crate::failure::{Failed, Result};
 mod boot;
 mod cross;
 mod guest;
+mod many;
+mod medium;
 mod selftests;
 
 /// A test.
@@ -87,6 +89,18 @@ pub(super) const ALL: &[Test] = &[
         name: "liveupdate-three-kexecs",
         about: "kv's 128 MiB cross three kexecs in a row through /dev/liveupdate",
         run: cross::liveupdate_three_kexecs,
+        selftests: false,
+    },
+    Test {
+        name: "many-liveupdate",
+        about: "1,000 files in 100 sessions of two users cross through /dev/liveupdate",
+        run: many::liveupdate,
+        selftests: false,
+    },
+    Test {
+        name: "many-arena",
+        about: "1,000 files in 100 sessions of two users cross in an arena on /dev/pmem0",
+        run: many::arena,
         selftests: false,
     },
     Test {

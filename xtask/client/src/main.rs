@@ -1,0 +1,235 @@
+//! A client for the lab's tests: keeps files in sessions, takes them back in whatever kernel, and
+//! compares each byte; or takes part in updates, and refuses the first.
+//!
+//! Invariants: what a file holds follows from its session's name and its token alone, so that a
+//! process in another kernel knows it; one byte that differs is a failure that names the file.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use luo::protocol::ParticipantPhase;
+use luo::{Options, Participant, ParticipantOptions, Record, Session};
+use rustix::fs::{MemfdFlags, memfd_create};
+
+/// How long any call may take: processors in the lab are emulated.
+const DEADLINE: Duration = Duration::from_secs(300);
+/// How long a claim waits that is to be refused.
+const MOMENT: Duration = Duration::from_millis(200);
+const PAGE: usize = 4096;
+
+#[derive(Debug, Parser)]
+#[command(about)]
+enum Command {
+    /// Makes sessions, preserves files in each, and leaves them to luod.
+    Keep {
+        #[command(flatten)]
+        what: What,
+    },
+    /// Claims the sessions, compares every byte, and ends their update.
+    Take {
+        #[command(flatten)]
+        what: What,
+    },
+    /// Fails unless luod refuses to give this session with this errno.
+    Refused {
+        /// The session.
+        session: String,
+        /// What luod has to answer.
+        errno: String,
+    },
+    /// Takes part in updates; vetoes the first freeze, and agrees to everything after it. A line
+    /// for each call.
+    Veto {
+        /// Under which name.
+        name: String,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct What {
+    /// What the names of the sessions begin with; their number follows.
+    prefix: String,
+    /// The first number.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// The number after the last.
+    #[arg(long)]
+    to: u64,
+    /// Files in each session.
+    #[arg(long)]
+    files: u64,
+}
+
+impl What {
+    fn names(&self) -> impl Iterator<Item = String> {
+        (self.from..self.to).map(|number| format!("{}{number}", self.prefix))
+    }
+
+    fn tokens(&self) -> Vec<u64> {
+        (1..=self.files).collect()
+    }
+}
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error("{what}: {source}")]
+    Luo { what: String, source: luo::Error },
+    #[error("{what}: {source}")]
+    System { what: String, source: std::io::Error },
+    #[error("{0}")]
+    Wrong(String),
+}
+
+fn luo(what: impl Into<String>) -> impl FnOnce(luo::Error) -> Failed {
+    let what = what.into();
+    |source| Failed::Luo { what, source }
+}
+
+fn system<E: Into<std::io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Failed {
+    let what = what.into();
+    |source| Failed::System { what, source: source.into() }
+}
+
+fn main() -> ExitCode {
+    let done = match Command::parse() {
+        Command::Keep { what } => keep(&what),
+        Command::Take { what } => take(&what),
+        Command::Refused { session, errno } => refused(&session, &errno),
+        Command::Veto { name } => veto(&name),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            eprintln!("{failed}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn options() -> Options {
+    Options::new().deadline(DEADLINE)
+}
+
+/// The content of a file: up to three pages, or a few bytes where it is a record.
+fn content(session: &str, token: u64) -> Vec<u8> {
+    let seed = session.bytes().fold(token, |seed, byte| {
+        seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(u64::from(byte) | 1)
+    });
+    let bytes = (0_u64..).flat_map(|word| {
+        let mixed = (seed ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed ^ (mixed >> 29)).to_le_bytes()
+    });
+    let len = if is_record(token) { 100 } else { (seed % 3) as usize * PAGE + 17 };
+    bytes.take(len).collect()
+}
+
+/// Every fifth file is a record.
+const fn is_record(token: u64) -> bool {
+    token.is_multiple_of(5)
+}
+
+fn file(session: &str, token: u64) -> Result<OwnedFd, Failed> {
+    let content = content(session, token);
+    if is_record(token) {
+        let record = Record::new(&content).map_err(luo("a record"))?;
+        return record.as_fd().try_clone_to_owned().map_err(system("a record's descriptor"));
+    }
+    let memory = memfd_create("lab", MemfdFlags::CLOEXEC).map_err(system("a memfd"))?;
+    let mut memory = File::from(memory);
+    memory.write_all(&content).map_err(system("a memfd's content"))?;
+    Ok(memory.into())
+}
+
+fn keep(what: &What) -> Result<(), Failed> {
+    for name in what.names() {
+        let session = Session::create_with(&name, options()).map_err(luo(&name))?;
+        let files: Vec<_> = what
+            .tokens()
+            .into_iter()
+            .map(|token| Ok((token, file(&name, token)?)))
+            .collect::<Result<_, Failed>>()?;
+        session.preserve_all(&files).map_err(luo(&name))?;
+    }
+    let sessions = what.to.saturating_sub(what.from);
+    println!("{} files in {sessions} sessions", sessions * what.files);
+    Ok(())
+}
+
+fn take(what: &What) -> Result<(), Failed> {
+    let mut compared = 0;
+    for name in what.names() {
+        let session = Session::claim_with(&name, options()).map_err(luo(&name))?;
+        if !session.is_updated().map_err(luo(&name))? {
+            return Err(Failed::Wrong(format!("{name} did not come over an update")));
+        }
+        // While this process has it nobody else gets it, which one wait shows; and a file comes twice
+        // where it is asked for twice.
+        if compared == 0 {
+            refused(&name, "EBUSY")?;
+        }
+        let again = session.retrieve(1).map_err(luo(&name))?;
+        compare(&name, 1, again)?;
+        for (token, file) in session.retrieve_each(&what.tokens()).map_err(luo(&name))? {
+            compare(&name, token, file.map_err(luo(format!("{name}, token {token}")))?)?;
+            compared += 1;
+        }
+        session.finish().map_err(luo(&name))?;
+        session.release().map_err(luo(&name))?;
+    }
+    println!("{compared} files compared");
+    Ok(())
+}
+
+fn compare(session: &str, token: u64, file: OwnedFd) -> Result<(), Failed> {
+    let named = format!("{session}, token {token}");
+    let expected = content(session, token);
+    let file = File::from(file);
+    let len = file.metadata().map_err(system(&named))?.len();
+    let mut there = vec![0; expected.len()];
+    if is_record(token) {
+        let record = Record::try_from(OwnedFd::from(file)).map_err(luo(&named))?;
+        there = record.bytes().map_err(luo(&named))?;
+    } else if len == expected.len() as u64 {
+        file.read_exact_at(&mut there, 0).map_err(system(&named))?;
+    } else {
+        return Err(Failed::Wrong(format!("{named}: {len} bytes, not {}", expected.len())));
+    }
+    match there == expected {
+        true => Ok(()),
+        false => Err(Failed::Wrong(format!("{named}: its content differs"))),
+    }
+}
+
+fn refused(session: &str, errno: &str) -> Result<(), Failed> {
+    match Session::claim_with(session, options().deadline(MOMENT)) {
+        Err(error) if error.errno() == Some(errno) => Ok(()),
+        Err(error) => Err(Failed::Wrong(format!("{session}: {error}, and not {errno}"))),
+        Ok(_) => Err(Failed::Wrong(format!("{session} was given, and not refused with {errno}"))),
+    }
+}
+
+fn veto(name: &str) -> Result<(), Failed> {
+    let how = ParticipantOptions { options: options(), ..ParticipantOptions::default() };
+    let mut participant = Participant::join(name, how).map_err(luo("the subscription"))?;
+    let mut vetoed = false;
+    println!("subscribed");
+    loop {
+        let Some(call) = participant.next_call(None).map_err(luo("the next call"))? else {
+            continue;
+        };
+        println!("{:?}", call.phase);
+        let answered = if call.phase == ParticipantPhase::Freeze && !vetoed {
+            vetoed = true;
+            participant.veto(&call, "the first freeze is refused")
+        } else {
+            participant.agree(&call, 7)
+        };
+        answered.map_err(luo("an answer"))?;
+    }
+}
