@@ -8,12 +8,13 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 use luo::protocol::ParticipantPhase;
-use luo::{Options, Participant, ParticipantOptions, Record, Session};
+use luo::{Options, Participant, ParticipantOptions, Record, Session, Unclaimed};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 /// How long any call may take: processors in the lab are emulated.
@@ -34,6 +35,16 @@ enum Command {
     Take {
         #[command(flatten)]
         what: What,
+    },
+    /// Changes one byte of a file's content where it lies on a device or in a file, which nobody may
+    /// use meanwhile; says where.
+    Damage {
+        /// The device or file.
+        path: PathBuf,
+        /// The session.
+        session: String,
+        /// The file.
+        token: u64,
     },
     /// Fails unless luod refuses to give this session with this errno.
     Refused {
@@ -63,6 +74,9 @@ struct What {
     /// Files in each session.
     #[arg(long)]
     files: u64,
+    /// The token of a file in each session that is to be refused as damaged (EIO).
+    #[arg(long)]
+    damaged: Option<u64>,
 }
 
 impl What {
@@ -100,6 +114,7 @@ fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Keep { what } => keep(&what),
         Command::Take { what } => take(&what),
+        Command::Damage { path, session, token } => damage(&path, &session, token),
         Command::Refused { session, errno } => refused(&session, &errno),
         Command::Veto { name } => veto(&name),
     };
@@ -119,7 +134,7 @@ fn options() -> Options {
 /// The content of a file: up to three pages, or a few bytes where it is a record.
 fn content(session: &str, token: u64) -> Vec<u8> {
     let seed = session.bytes().fold(token, |seed, byte| {
-        seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(u64::from(byte) | 1)
+        seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(u64::from(byte))
     });
     let bytes = (0_u64..).flat_map(|word| {
         let mixed = (seed ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -176,10 +191,21 @@ fn take(what: &What) -> Result<(), Failed> {
         let again = session.retrieve(1).map_err(luo(&name))?;
         compare(&name, 1, again)?;
         for (token, file) in session.retrieve_each(&what.tokens()).map_err(luo(&name))? {
-            compare(&name, token, file.map_err(luo(format!("{name}, token {token}")))?)?;
+            let named = format!("{name}, token {token}");
+            match file {
+                Err(error) if what.damaged == Some(token) && error.errno() == Some("EIO") => {
+                    println!("{named}: {error}");
+                    continue;
+                }
+                Ok(_) if what.damaged == Some(token) => {
+                    return Err(Failed::Wrong(format!("{named} came back, and is damaged")));
+                }
+                file => compare(&name, token, file.map_err(luo(named))?)?,
+            }
             compared += 1;
         }
-        session.finish().map_err(luo(&name))?;
+        let unclaimed = what.damaged.map_or(Unclaimed::Refuse, |_| Unclaimed::Release);
+        session.finish_with(unclaimed, false).map_err(luo(&name))?;
         session.release().map_err(luo(&name))?;
     }
     println!("{compared} files compared");
@@ -203,6 +229,32 @@ fn compare(session: &str, token: u64, file: OwnedFd) -> Result<(), Failed> {
     match there == expected {
         true => Ok(()),
         false => Err(Failed::Wrong(format!("{named}: its content differs"))),
+    }
+}
+
+/// Looks for the content, of which no two files have the beginning in common.
+fn damage(path: &Path, session: &str, token: u64) -> Result<(), Failed> {
+    const WINDOW: usize = 1 << 20;
+    let named = path.display().to_string();
+    let wanted: Vec<u8> = content(session, token).into_iter().take(64).collect();
+    let device = File::options().read(true).write(true).open(path).map_err(system(&named))?;
+    let mut window = vec![0; WINDOW + wanted.len()];
+    let mut at = 0;
+    loop {
+        let read = device.read_at(&mut window, at).map_err(system(&named))?;
+        let there = window.get(..read).unwrap_or_default();
+        if let Some(place) = there.windows(wanted.len()).position(|bytes| bytes == wanted) {
+            let place = at + place as u64;
+            let byte = wanted.first().map_or(0, |byte| !byte);
+            device.write_all_at(&[byte], place).map_err(system(&named))?;
+            device.sync_all().map_err(system(&named))?;
+            println!("a byte at {place:#x} is another one now");
+            return Ok(());
+        }
+        if read <= wanted.len() {
+            return Err(Failed::Wrong(format!("{session}, token {token} is not in {named}")));
+        }
+        at += (read - wanted.len()) as u64;
     }
 }
 
@@ -231,5 +283,20 @@ fn veto(name: &str) -> Result<(), Failed> {
             participant.agree(&call, 7)
         };
         answered.map_err(luo("an answer"))?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn no_two_files_begin_alike() {
+        let names = (0..100).flat_map(|number| [format!("one{number}"), format!("two{number}")]);
+        let files = names.flat_map(|name| (1..=10).map(move |token| content(&name, token)));
+        let beginnings: HashSet<Vec<u8>> = files.map(|content| content[..16].to_vec()).collect();
+        assert_eq!(beginnings.len(), 2_000);
     }
 }

@@ -53,6 +53,27 @@ pub(super) fn luoctl(machine: &Machine<'_>, arguments: &[&str]) -> Result<String
     machine.ok_within(&argv, PATIENT).context(|| format!("luod's log: {}", log(machine, LUOD_LOG)))
 }
 
+/// Runs the lab's client to its end, as root or as another user, which has to be a good one; what it
+/// said.
+pub(super) fn client(
+    machine: &Machine<'_>,
+    uid: Option<&str>,
+    arguments: &[&str],
+) -> Result<String> {
+    let mut argv = Vec::new();
+    if let Some(uid) = uid {
+        argv.extend(["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups"]);
+    }
+    argv.push("luo-lab-client");
+    argv.extend_from_slice(arguments);
+    machine.ok_within(&argv, PATIENT)
+}
+
+/// What luod has said so far.
+pub(super) fn luod_log(machine: &Machine<'_>) -> String {
+    log(machine, LUOD_LOG)
+}
+
 fn log(machine: &Machine<'_>, path: &str) -> String {
     let log = machine.pull(path).unwrap_or_default();
     String::from_utf8_lossy(&log).trim().to_owned()

@@ -37,7 +37,7 @@ fn cross(lab: &Lab, medium: &Medium, kernel: Kernel) -> Result<String> {
     medium.create(&machine)?;
     let luod = guest::start_luod(&machine, &configuration)?;
     for (user, uid) in USERS {
-        client(&machine, uid, &["keep", user, &all(), &files()])?;
+        guest::client(&machine, Some(uid), &["keep", user, &all(), &files()])?;
     }
 
     // A participant's veto in freeze ends the first try, and nothing is lost by it.
@@ -71,11 +71,11 @@ fn cross(lab: &Lab, medium: &Medium, kernel: Kernel) -> Result<String> {
 
     let [(one, one_uid), (two, two_uid)] = USERS;
     let last = format!("{two}{}", SESSIONS - 1);
-    client(&machine, one_uid, &["refused", &last, "EPERM"])?;
+    guest::client(&machine, Some(one_uid), &["refused", &last, "EPERM"])?;
     let began = Instant::now();
-    let said = client(&machine, one_uid, &["take", one, &all(), &files()])?;
+    let said = guest::client(&machine, Some(one_uid), &["take", one, &all(), &files()])?;
     let most = format!("--to={}", SESSIONS - 1);
-    client(&machine, two_uid, &["take", two, &most, &files()])?;
+    guest::client(&machine, Some(two_uid), &["take", two, &most, &files()])?;
     let taken = began.elapsed();
     must(said.contains(&format!("{} files compared", SESSIONS * FILES)), || {
         format!("the client says {said}")
@@ -87,7 +87,7 @@ fn cross(lab: &Lab, medium: &Medium, kernel: Kernel) -> Result<String> {
         format!("finish does not say that {last} is unclaimed: {}", finish.text())
     })?;
     let rest = format!("--from={}", SESSIONS - 1);
-    client(&machine, two_uid, &["take", two, &rest, &all(), &files()])?;
+    guest::client(&machine, Some(two_uid), &["take", two, &rest, &all(), &files()])?;
     guest::luoctl(&machine, &["finish"])?;
     let status = guest::luoctl(&machine, &["status"])?;
     must(status.contains("normal"), || {
@@ -108,12 +108,4 @@ fn all() -> String {
 
 fn files() -> String {
     format!("--files={FILES}")
-}
-
-/// Runs the client as a user, to an end that has to be good; what it said.
-fn client(machine: &Machine<'_>, uid: &str, arguments: &[&str]) -> Result<String> {
-    let mut argv =
-        vec!["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "luo-lab-client"];
-    argv.extend_from_slice(arguments);
-    machine.ok_within(&argv, PATIENT)
 }

@@ -5,6 +5,7 @@ use crate::failure::{Failed, Result};
 
 mod boot;
 mod cross;
+mod damaged;
 mod guest;
 mod many;
 mod medium;
@@ -101,6 +102,12 @@ pub(super) const ALL: &[Test] = &[
         name: "many-arena",
         about: "1,000 files in 100 sessions of two users cross in an arena on /dev/pmem0",
         run: many::arena,
+        selftests: false,
+    },
+    Test {
+        name: "damaged-arena",
+        about: "after a byte in /dev/pmem0 changed, what it is not part of comes back",
+        run: damaged::arena,
         selftests: false,
     },
     Test {

@@ -1,0 +1,71 @@
+//! One byte of what was kept changes between two kernels: the machine comes up, the error says what
+//! is damaged, and what is not damaged comes back.
+
+use luo_lab_agent::End;
+
+use super::guest::{self, PATIENT};
+use super::medium::Medium;
+use super::must;
+use crate::failure::Result;
+use crate::lab::machine::{Config, Machine};
+use crate::lab::{Kernel, Lab};
+
+const KERNEL: Kernel = Kernel::Stock;
+const MEDIUM: Medium = Medium::Pmem;
+/// A memory file of the client's, and a record, which lies in the arena's catalogue.
+const MEMORY: &str = "3";
+const RECORD: &str = "5";
+
+pub(super) fn arena(lab: &Lab) -> Result<String> {
+    let mut machine = Machine::start(lab, &Config::new(KERNEL))?;
+    let configuration = MEDIUM.configuration();
+    MEDIUM.attach(&machine)?;
+    MEDIUM.create(&machine)?;
+    let mut luod = guest::start_luod(&machine, &configuration)?;
+
+    // A byte of memory is the loss of one file.
+    keep(&machine)?;
+    luod = cross(&mut machine, luod, &configuration, MEMORY)?;
+    guest::client(&machine, None, &["take", "s", "--to=1", "--files=6"])?;
+    let one = ["take", "s", "--from=1", "--to=2", "--files=6", "--damaged", MEMORY];
+    let said = guest::client(&machine, None, &one)?;
+    must(
+        said.contains("the stored memory is damaged") && said.contains("5 files compared"),
+        || format!("the client says {said}"),
+    )?;
+    guest::client(&machine, None, &["take", "s", "--from=2", "--to=3", "--files=6"])?;
+    guest::luoctl(&machine, &["finish"])?;
+
+    // A byte of the catalogue is the loss of the handover, and not of the machine.
+    keep(&machine)?;
+    cross(&mut machine, luod, &configuration, RECORD)?;
+    let status = guest::luoctl(&machine, &["status"])?;
+    must(status.contains("normal"), || format!("luod found a handover: {status}"))?;
+    let log = guest::luod_log(&machine);
+    must(log.contains("the catalogue of the arena is damaged"), || {
+        format!("luod does not say what is damaged: {log}")
+    })?;
+    let check = machine.run_with(&["luoctl", "arena", "check", "/dev/pmem0"], &[], b"", PATIENT)?;
+    must(check.end != End::Exited(0) && check.text().contains("catalogue"), || {
+        format!("`luoctl arena check` says {}", check.text())
+    })?;
+    // luod goes on, without the arena's help.
+    keep(&machine)?;
+    Ok("17 of 18 files came back; the catalogue's damage was named".into())
+}
+
+/// Three sessions of six files.
+fn keep(machine: &Machine<'_>) -> Result<()> {
+    guest::client(machine, None, &["keep", "s", "--to=3", "--files=6"]).map(|_| ())
+}
+
+/// Departs, changes a byte of one file in the second session, and arrives: the next luod.
+fn cross(machine: &mut Machine<'_>, luod: u32, configuration: &str, token: &str) -> Result<u32> {
+    MEDIUM.depart(machine, luod)?;
+    let path = MEDIUM.path().unwrap_or_default();
+    guest::client(machine, None, &["damage", path, "s1", token])?;
+    machine.load(KERNEL)?;
+    machine.kexec()?;
+    MEDIUM.attach(machine)?;
+    guest::start_luod(machine, configuration)
+}
