@@ -7,7 +7,7 @@ use std::{
 
 use luo_abi::{
     Criticality, OnClose, Owner,
-    handover::{File, FilesTree, MachineTree, Session, write_files, write_machine},
+    handover::{File, FilesTree, MachineTree, Session, Tokens, write_files, write_machine},
 };
 
 /// Runs dtc with `input`; `None`, loudly, where it is not installed.
@@ -49,6 +49,7 @@ const FILES: &str = r#"
             compatible = "memfd-v1";
             data = <0x01 0x02>;
             optional;
+            needs = <0x00 0x09>;
         };
 
         0x9 {
@@ -87,12 +88,14 @@ fn sessions() -> Vec<(Session<'static>, Vec<File<'static>>)> {
         compatible: "memfd-v1",
         data: 0x1_0000_0002,
         criticality: Criticality::Optional,
+        needs: Tokens::new(&[[0, 0, 0, 0, 0, 0, 0, 9]]),
     };
     let socket = File {
         token: 9,
         compatible: "vendor,socket-v2",
         data: u64::MAX,
         criticality: Criticality::Required,
+        needs: Tokens::NONE,
     };
     vec![(cache, vec![memory, socket]), (long, vec![])]
 }

@@ -6,7 +6,9 @@
 
 use luo_abi::{
     Criticality, Event, Level, OnClose, Owner, Side, State, TimelinePhase,
-    handover::{File, FilesTree, MachineTree, Session, Subsystem, write_files, write_machine},
+    handover::{
+        File, FilesTree, MachineTree, Session, Subsystem, Tokens, write_files, write_machine,
+    },
     record::{
         FileRecord, Incoming, MachineRecord, MemfdRecord, Reading, Record, RememberedFailure,
         SessionRecord, SharedRecord, SubsystemData, SubsystemRecord, TimelineArrival, TimelineName,
@@ -44,7 +46,13 @@ fn file_descriptors_v1() {
         expiry: None,
         next_token: None,
     };
-    let file = |token, compatible, data, criticality| File { token, compatible, data, criticality };
+    let file = |token, compatible, data, criticality| File {
+        token,
+        compatible,
+        data,
+        criticality,
+        needs: Tokens::NONE,
+    };
     let sessions = vec![
         (
             cache,
@@ -141,8 +149,35 @@ fn file_record_v1() {
         incoming: Some(Incoming::Failed(failure)),
         reclaimed: true,
         pinned: 0x2000,
+        needs: [].as_slice().into(),
+        with: [].as_slice().into(),
         request: 9,
         index: 252,
+    };
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(Record::decode(golden), Ok(Record::File(record)));
+}
+
+#[test]
+fn file_record_v2() {
+    let golden = include_bytes!("golden/file-record-v2.bin");
+    let record = FileRecord {
+        session: 7,
+        side: Side::Outgoing,
+        token: 0x1b,
+        compatible: "epoll-v1".into(),
+        criticality: Criticality::Required,
+        state: State::Frozen,
+        level: Level::Machine,
+        data: Some(0x55),
+        handles: vec![0x55].into(),
+        incoming: None,
+        reclaimed: false,
+        pinned: 0,
+        request: 10,
+        index: 0,
+        needs: vec![0x1a, u64::MAX].into(),
+        with: vec![3].into(),
     };
     assert_eq!(record.encode().unwrap(), golden);
     assert_eq!(Record::decode(golden), Ok(Record::File(record)));

@@ -9,7 +9,7 @@ use luo_abi::{
     fdt::{self, DecodeErrorKind},
     handover::{
         EntryError, EntryErrorKind as Kind, File, FilesTree, FilesWriter, HandoverError,
-        MachineTree, Session, Subsystem, WriteError, write_files, write_machine,
+        MachineTree, Session, Subsystem, Tokens, WriteError, write_files, write_machine,
     },
 };
 
@@ -25,7 +25,8 @@ fn session(name: &str) -> Session<'_> {
 }
 
 fn file(token: u64) -> File<'static> {
-    File { token, compatible: "memfd-v1", data: token + 7, criticality: Criticality::Optional }
+    let (compatible, criticality) = ("memfd-v1", Criticality::Optional);
+    File { token, compatible, data: token + 7, criticality, needs: Tokens::NONE }
 }
 
 #[test]
@@ -357,4 +358,27 @@ fn a_damaged_subsystem_is_that_subsystems_error() {
     assert_eq!(read[2], error("c#", Kind::Name, c));
     assert_eq!(read[0].as_ref().unwrap().name, "a");
     assert_eq!(read[3].as_ref().unwrap().name, "d");
+}
+
+#[test]
+fn what_a_file_needs_comes_back_and_a_file_with_half_a_token_is_damaged_alone() {
+    let tokens = [7_u64.to_be_bytes(), u64::MAX.to_be_bytes()];
+    let needing = File { needs: Tokens::new(&tokens), ..file(3) };
+    let blob = write_files([(session("s"), vec![file(1), needing])]).unwrap();
+    let read = |blob: &[u8]| -> Vec<_> {
+        let tree = FilesTree::read(blob).unwrap();
+        let session = tree.sessions().next().unwrap().unwrap();
+        session.files().map(|file| file.map(|f| f.needs.iter().collect::<Vec<_>>())).collect()
+    };
+    assert_eq!(read(&blob), [Ok(vec![]), Ok(vec![7, u64::MAX])]);
+    // The property's length, before its name's offset and the tokens.
+    let value = blob.windows(16).position(|bytes| bytes == tokens.as_flattened()).unwrap();
+    let mut damaged = blob.clone();
+    damaged[value - 8..value - 4].copy_from_slice(&13_u32.to_be_bytes());
+    damaged[value + 13..value + 16].fill(0);
+    let found = read(&damaged);
+    assert_eq!(found[0], Ok(vec![]));
+    let error = found[1].as_ref().unwrap_err();
+    assert_eq!(error.token, Some(3));
+    assert!(error.to_string().contains("needs"), "{error}");
 }

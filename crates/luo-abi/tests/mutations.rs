@@ -6,7 +6,9 @@ use common::Random;
 use luo_abi::{
     Criticality, Level, OnClose, Owner, Side, State,
     fdt::{Blob, Event, MAX_DEPTH, Node, Tree},
-    handover::{File, FilesTree, HandoverError, MachineTree, Session, write_files, write_machine},
+    handover::{
+        File, FilesTree, HandoverError, MachineTree, Session, Tokens, write_files, write_machine,
+    },
     record::{
         FileRecord, Incoming, MachineRecord, MemfdRecord, Record, RememberedFailure, SessionRecord,
         SharedRecord, SubsystemData, SubsystemRecord,
@@ -15,6 +17,9 @@ use luo_abi::{
 
 const BLOBS: usize = 100_000;
 const SEED: u64 = 0x6c75_6f5f_6162_6921;
+
+/// What the fifth file of a session needs.
+const NEEDS: &[[u8; 8]] = &[[0, 0, 0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0, 0, 2]];
 
 fn files_blob(sessions: u64, files: u64) -> Vec<u8> {
     let name =
@@ -34,6 +39,7 @@ fn files_blob(sessions: u64, files: u64) -> Vec<u8> {
             compatible: "memfd-v1",
             data: token,
             criticality: if token == 3 { Criticality::Optional } else { Criticality::Required },
+            needs: if token == 4 { Tokens::new(NEEDS) } else { Tokens::NONE },
         });
         (session, files)
     }))
@@ -174,6 +180,8 @@ fn mutated_records_do_no_harm() {
         incoming: Some(Incoming::Failed(RememberedFailure::new(5, "der Träger ist fort", true))),
         reclaimed: false,
         pinned: 4096,
+        needs: [].as_slice().into(),
+        with: [].as_slice().into(),
         request: 4,
         index: 1,
     };

@@ -3,7 +3,7 @@
 use luo_abi::{
     Criticality, Event, Level, OnClose, Owner, Side, State,
     fdt::{Blob, Node, WriteError, Writer},
-    handover::{File, FilesTree, MachineTree, Session, write_files, write_machine},
+    handover::{File, FilesTree, MachineTree, Session, Tokens, write_files, write_machine},
     record::{
         FileRecord, Incoming, MachineRecord, MemfdRecord, Record, RememberedFailure, SessionRecord,
         SharedRecord, SubsystemData, SubsystemRecord,
@@ -88,6 +88,7 @@ fn borrowed(files: &[(u64, OwnedFile)]) -> Vec<File<'_>> {
             compatible,
             data: *data,
             criticality: *criticality,
+            needs: Tokens::NONE,
         })
         .collect()
 }
@@ -130,6 +131,7 @@ fn incoming() -> impl Strategy<Value = Option<Incoming<'static>>> {
 
 prop_compose! {
     fn file_record()(
+        needs in collection::vec(any::<u64>(), 0..5), with in collection::vec(any::<u64>(), 0..5),
         (session, token, pinned, request, index) in any::<(u64, u64, u64, u64, u32)>(),
         (side, state, level) in (select(Side::ALL), state(), level()),
         compatible in compatible(),
@@ -142,6 +144,7 @@ prop_compose! {
         FileRecord {
             session, side, token, compatible: compatible.into(), criticality, state, level, data,
             handles: handles.into(), incoming, reclaimed, pinned, request, index,
+            needs: needs.into(), with: with.into(),
         }
     }
 }

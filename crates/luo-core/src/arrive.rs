@@ -8,11 +8,11 @@
 use alloc::vec::Vec;
 
 use crate::{
-    Compatible, Criticality, Error, Event, Failure, File, FileKey, Location, Orchestrator, Phase,
-    Scope, SessionId, Side, State, Token, TransitionId,
+    Bond, Compatible, Criticality, Error, Event, Failure, File, FileKey, Location, Orchestrator,
+    Phase, Scope, SessionId, Side, State, Token, TransitionId,
     cycle::{Job, Transition},
     registry::unknown_handler,
-    table::{Arrival, Arrived, Session},
+    table::{Arrival, Arrived, Queue, Session},
     tree::{self, FileIn, FilesIn, SessionIn},
 };
 
@@ -128,12 +128,18 @@ impl<F: File> Orchestrator<F> {
         for (token, record) in found.files {
             self.file_found(id, token, record);
         }
+        self.refuse_circles(id);
         Ok(())
     }
 
     fn file_found(&mut self, id: SessionId, token: Token, record: Result<FileIn, Failure>) {
         let mut arrived = match record {
-            Ok(file) => Arrived::waiting(file.compatible, file.criticality, Some(file.data)),
+            Ok(file) => {
+                if let Some(session) = self.sessions.peek_mut(id) {
+                    session.incoming_bonds.set(token, Bond { needs: file.needs, with: Vec::new() });
+                }
+                Arrived::waiting(file.compatible, file.criticality, Some(file.data))
+            }
             Err(failure) => {
                 let Ok(compatible) = Compatible::new(DAMAGED) else { return };
                 let mut file = Arrived::waiting(compatible, Criticality::Required, None);
@@ -176,7 +182,7 @@ impl<F: File> Orchestrator<F> {
     pub(crate) fn file_arrived(&mut self, id: SessionId, token: Token) {
         let held = self.sessions.outgoing(id, token).is_some_and(|file| file.holds_shared);
         self.let_go(id, token);
-        let Some(file) = self.take_outgoing(id, token) else { return };
+        let Some((file, bond)) = self.take_outgoing(id, token) else { return };
         let frozen = file.state == State::Frozen;
         let mut arrived =
             Arrived::waiting(file.compatible, file.criticality, frozen.then_some(file.data));
@@ -197,6 +203,9 @@ impl<F: File> Orchestrator<F> {
         if let Some(session) = self.sessions.peek_mut(id) {
             session.pinned = session.pinned.saturating_add(arrived.pinned);
             session.incoming.insert(token, arrived);
+            if frozen {
+                session.incoming_bonds.set(token, Bond { needs: bond.needs, with: Vec::new() });
+            }
         }
     }
 }
@@ -220,6 +229,7 @@ impl<F> Arrived<F> {
             holds_shared: false,
             transition: None,
             carry: false,
+            queue: Queue::default(),
         }
     }
 }

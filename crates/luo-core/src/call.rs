@@ -17,8 +17,9 @@ use alloc::{string::String, sync::Arc, vec::Vec};
 use core::fmt;
 
 use crate::{
-    CarrierId, Criticality, Errno, Failure, File, Handle, Handler, Location, Subsystem,
-    TransitionId,
+    Bond, CarrierId, Criticality, Errno, Failure, File, Handle, Handler, Location, Subsystem,
+    Token, TransitionId,
+    peers::Peers,
     tree::{FilesIn, SessionOut},
 };
 
@@ -102,6 +103,8 @@ pub(crate) enum Target<F: File> {
         file: F,
         data: u64,
         kept: Vec<Handle>,
+        /// The other files of its session, where the handler refers to some.
+        peers: Option<Arc<Peers<F>>>,
     },
     Incoming {
         /// `None`: only what was kept is released.
@@ -110,6 +113,8 @@ pub(crate) enum Target<F: File> {
         data: u64,
         kept: Vec<Handle>,
         reclaimed: bool,
+        /// Of a retrieval, what it is bound to.
+        bound: Bound<F>,
     },
     Shared {
         handler: Arc<dyn Handler<F>>,
@@ -123,6 +128,20 @@ pub(crate) enum Target<F: File> {
     },
     Remote,
     Task(Task),
+}
+
+/// What a retrieval has to do with other files.
+pub(crate) struct Bound<F> {
+    /// What it needs, as it was retrieved.
+    pub(crate) needs: Vec<(Token, F)>,
+    /// What needs it and is not there yet: it may be made along with it.
+    pub(crate) needed_by: Vec<Token>,
+}
+
+impl<F> Default for Bound<F> {
+    fn default() -> Self {
+        Self { needs: Vec::new(), needed_by: Vec::new() }
+    }
 }
 
 /// What the framework itself does through the carrier.
@@ -235,6 +254,10 @@ pub struct Outcome<F: File> {
     pub(crate) kept: Option<Vec<Handle>>,
     /// The call still runs.
     pub(crate) late: bool,
+    /// What a file was found to be bound to.
+    pub(crate) bond: Bond,
+    /// Files that were made along with the one that was retrieved.
+    pub(crate) given: Vec<(Token, F)>,
 }
 
 /// What a call that succeeded gave.
@@ -248,22 +271,26 @@ pub(crate) enum Answer<F: File> {
 }
 
 impl<F: File> Outcome<F> {
+    pub(crate) fn of(result: Result<Answer<F>, Failure>, kept: Option<Vec<Handle>>) -> Self {
+        Self { result, kept, late: false, bond: Bond::default(), given: Vec::new() }
+    }
+
     /// A participant's `prepare` or `freeze` succeeded, with its data.
     #[must_use]
     pub fn data(data: u64) -> Self {
-        Self { result: Ok(Answer::Data(data)), kept: None, late: false }
+        Self::of(Ok(Answer::Data(data)), None)
     }
 
     /// A participant's `cancel`, `boot` or `finish` succeeded.
     #[must_use]
     pub fn done() -> Self {
-        Self { result: Ok(Answer::Done), kept: None, late: false }
+        Self::of(Ok(Answer::Done), None)
     }
 
     /// The call failed: a participant vetoed, or the driver could not run the call at all.
     #[must_use]
     pub fn failed(failure: Failure) -> Self {
-        Self { result: Err(failure), kept: None, late: false }
+        Self::of(Err(failure), None)
     }
 
     /// The deadline passed while the call still runs. The cycle goes on as if it had failed. When

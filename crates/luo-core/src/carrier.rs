@@ -12,8 +12,9 @@
 //! - What a carrier cannot do it refuses with EOPNOTSUPP; it never keeps less than asked.
 
 use alloc::{boxed::Box, vec::Vec};
+use core::cmp::Ordering;
 
-use crate::{Errno, Failure, SessionName};
+use crate::{Errno, Failure, File, Identity, SessionName, Token};
 
 /// Names one of the host's carriers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -120,6 +121,50 @@ pub trait Keep<F> {
     /// Forgets a kept object. Unknown handles are ignored.
     fn forget(&self, handle: Handle);
 
+    /// The token of the file that is being kept; `None` outside of a file's `prepare` and
+    /// `freeze`. The framework answers this and the four below it, no carrier does.
+    fn token(&self) -> Option<Token> {
+        None
+    }
+
+    /// Finds another file of the same session by its identity, and by `order` among those with the
+    /// same one: how the file it is given is [ordered](File::order) to the one that is looked for,
+    /// `Equal` where it is that one. O(log n) among the session's files. Only for a handler that
+    /// [refers](crate::Handler::refers) to others.
+    fn find(&self, _identity: Identity, _order: &dyn Fn(&F) -> Ordering) -> Option<Token> {
+        None
+    }
+
+    /// The token of another file of the same session; see [`find`](Self::find).
+    fn token_of(&self, file: &F) -> Option<Token>
+    where
+        F: File,
+    {
+        self.find(file.identity(), &|other| other.order(file))
+    }
+
+    /// Notes that this file needs the one with that token: on the other side it can be had in
+    /// `retrieve`, by [`Recall::file`], and an update that would keep this one without it is
+    /// refused. Files that need each other in a circle are refused with EINVAL before anything is
+    /// frozen. What `freeze` notes is added to what `prepare` noted.
+    ///
+    /// # Errors
+    /// E2BIG where it is bound to [`Bond::MAX`](crate::Bond::MAX) others already, EINVAL for its own
+    /// token, EOPNOTSUPP outside of a file's `prepare` and `freeze`.
+    fn need(&self, _token: Token) -> Result<(), Failure> {
+        Err(no_session())
+    }
+
+    /// Notes that no update may keep this file without the one with that token, in whatever order
+    /// they are retrieved: of two ends of a pipe one [needs](Self::need) the other, which makes
+    /// both, and that one notes this.
+    ///
+    /// # Errors
+    /// As [`need`](Self::need).
+    fn bind(&self, _token: Token) -> Result<(), Failure> {
+        Err(no_session())
+    }
+
     /// Long work says here how far it is, in any unit, and learns whether to go on.
     ///
     /// # Errors
@@ -164,11 +209,35 @@ pub trait Recall<F> {
     /// ignored.
     fn release(&self, handle: Handle);
 
+    /// A file that this one [needs](Keep::need), as it was retrieved. In `retrieve` only; the
+    /// framework answers, no carrier does.
+    ///
+    /// # Errors
+    /// ENOENT for any other token.
+    fn file(&self, token: Token) -> Result<F, Failure> {
+        Err(Failure::new(Errno::NoEnt, alloc::format!("the file does not need token {token}")))
+    }
+
+    /// Gives the framework a file that was made along with this one and [needs](Keep::need) it: a
+    /// pipe's other end. Its own `retrieve` is not called any more.
+    ///
+    /// # Errors
+    /// ENOENT where the file with that token does not need this one, or is there already: what
+    /// was made for it is dropped.
+    fn give(&self, token: Token, _file: F) -> Result<(), Failure> {
+        Err(Failure::new(Errno::NoEnt, alloc::format!("token {token} does not need this file")))
+    }
+
     /// As [`Keep::progress`].
     ///
     /// # Errors
     /// ECANCELED.
     fn progress(&self, done: u64, total: u64) -> Result<(), Failure>;
+}
+
+/// Carriers do not know which file they are called for.
+fn no_session() -> Failure {
+    Failure::new(Errno::OpNotSupp, "nothing is kept for a file of a session")
 }
 
 /// Most carriers have no memory of their own.

@@ -2,8 +2,8 @@
 //!
 //! A transition is a row of stages. A stage is expanded into units when it starts, from how things
 //! stand then; its units do not depend on each other, so their calls may run side by side. When the
-//! last of them has ended, the next stage starts. (Files that depend on each other would become
-//! several stages of the same kind; nothing else would change.)
+//! last of them has ended, the next stage starts. Files that need each other are finished in several
+//! stages of the same kind, and wait for each other where they are retrieved, see `bound`.
 //!
 //! ```text
 //!            begin                       last stage done
@@ -23,6 +23,7 @@
 //!   each other's calls.
 
 mod begin;
+mod bound;
 mod calls;
 mod end;
 mod late;
@@ -130,6 +131,10 @@ pub(crate) enum Stage {
     Files(FileStep),
     /// `Files(Cancel)`, of these.
     CancelFiles(Undo),
+    /// Finds what would be kept without a file that it is bound to.
+    Together(FileStep),
+    /// `Files(Finish)`, of these.
+    Finish(Vec<Unit>),
     /// Cancels what was left out after it had been prepared.
     CancelLeftOut,
     Subsystems(Vec<SubId>, SubStep),

@@ -9,13 +9,14 @@
 //! Invariants:
 //! - Everything that can refuse is asked before anything is finished: unclaimed files, handlers,
 //!   tokens and identities that are taken, limits.
+//! - A file is finished after those that need it.
 //! - A file that is carried on is an outgoing file in the moment it stops being an incoming one.
 
-use alloc::{boxed::Box, collections::BTreeMap, format, vec::Vec};
+use alloc::{collections::BTreeMap, format, vec::Vec};
 
 use crate::{
-    Errno, Error, Event, File, FileKey, FinishOptions, Orchestrator, Scope, SessionId, Side, Token,
-    TransitionId, UnclaimedFiles,
+    DUPLICATE_COMPATIBLE, Errno, Error, Event, File, FileKey, FinishOptions, Orchestrator, Scope,
+    SessionId, Side, Token, TransitionId, UnclaimedFiles,
     cycle::{FileStep, HandoverStep, Mode, SharedStage, Stage, SubStep, Transition, TreeStep},
     identity::Key,
     table::{Arrival, Arrived, Outgoing, token_list},
@@ -67,6 +68,9 @@ impl<F: File> Orchestrator<F> {
                 .at(self.file_location(id, *token, file.handler))
                 .advise("try again when it is"));
         }
+        if let Scope::File(_, token) = scope {
+            self.nobody_waits_for(id, token)?;
+        }
         if options.unclaimed != UnclaimedFiles::Refuse {
             return Ok(());
         }
@@ -79,6 +83,22 @@ impl<F: File> Orchestrator<F> {
         Err(Error::new(Errno::Busy, reason)
             .at(self.session_location(id))
             .advise("retrieve them, or say whether to release or to carry them"))
+    }
+
+    /// Refuses with EBUSY to finish a file alone that another one needs to be retrieved.
+    fn nobody_waits_for(&self, id: SessionId, token: Token) -> Result<(), Error> {
+        let session = self.sessions.get(id)?;
+        let mut by = session.incoming_bonds.needed_by(token);
+        let waits = |by: &Token| {
+            let file = session.incoming.get(by);
+            file.is_some_and(|f| matches!(f.arrival, Arrival::Waiting | Arrival::Retrieving))
+        };
+        match by.find(waits) {
+            None => Ok(()),
+            Some(by) => Err(Error::new(Errno::Busy, format!("token {by} needs it"))
+                .at(self.file_location(id, token, None))
+                .advise("retrieve that one first, or finish the session")),
+        }
     }
 
     /// The last check before there is no way back: decides which files are carried on.
@@ -106,7 +126,7 @@ impl<F: File> Orchestrator<F> {
         options: FinishOptions,
     ) -> Result<Vec<(SessionId, Token)>, Error> {
         let mut carried: Vec<(SessionId, Token)> = Vec::new();
-        let mut keys = alloc::collections::BTreeSet::new();
+        let mut keys: BTreeMap<Key<F>, SessionId> = BTreeMap::new();
         let mut more: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
         for id in self.scope_sessions(scope) {
             let Some(session) = self.sessions.peek(id) else { continue };
@@ -127,7 +147,9 @@ impl<F: File> Orchestrator<F> {
                 let own = self.handlers.get(handler).and_then(|e| e.handler.identity(there));
                 let key = Key::of(there, handler, own);
                 let token_taken = session.outgoing.contains_key(token);
-                let elsewhere = self.index.find(&key).is_some() || keys.contains(&key);
+                // Two descriptors of one description are carried as such.
+                let twin = keys.get(&key).is_some_and(|with| !key.is_of_host() || *with != id);
+                let elsewhere = twin || self.index.find(&key).is_some();
                 if token_taken || elsewhere {
                     // Its owner has given it, or its successor, again: that one goes on.
                     if file.reclaimed {
@@ -142,7 +164,7 @@ impl<F: File> Orchestrator<F> {
                         .at(self.file_location(id, *token, file.handler))
                         .advise("release it instead of carrying it"));
                 }
-                keys.insert(key);
+                keys.insert(key, id);
                 let sum = more.entry(session.owner.uid).or_default();
                 *sum = (sum.0 + 1, sum.1.saturating_add(there.pinned()));
                 carried.push((id, *token));
@@ -158,6 +180,7 @@ impl<F: File> Orchestrator<F> {
     pub(crate) fn finished(&mut self, session: SessionId, token: Token) {
         let Some(there) = self.sessions.peek_mut(session) else { return };
         let Some(file) = there.incoming.remove(&token) else { return };
+        there.incoming_bonds.remove(token);
         there.pinned = there.pinned.saturating_sub(file.pinned);
         self.forget_incoming(&file);
         self.dirty.files.insert(FileKey { session, side: Side::Incoming, token });
@@ -188,9 +211,17 @@ impl<F: File> Orchestrator<F> {
         let Some(entry) = self.handlers.get_mut(handler) else { return };
         let own_identity = entry.handler.identity(&file);
         let key = Key::of(&file, handler, own_identity);
-        let (Ok(vacancy), Some(there)) = (self.index.vacancy(key), self.sessions.peek_mut(session))
-        else {
-            return;
+        let Some(there) = self.sessions.peek_mut(session) else { return };
+        let vacancy = match self.index.vacancy(key) {
+            Ok(vacancy) => vacancy,
+            Err((_, original)) => {
+                // The other descriptor of the same description has been carried on before.
+                self.ledger.add_file(there.owner.uid, 0);
+                let Some(handler) = self.handlers.find(DUPLICATE_COMPATIBLE) else { return };
+                let criticality = arrived.criticality;
+                self.insert_duplicate(session, token, original, file, handler, criticality);
+                return;
+            }
         };
         vacancy.insert((session, token));
         entry.uses += 1;
@@ -204,7 +235,7 @@ impl<F: File> Orchestrator<F> {
         let pinned = outgoing.pinned;
         self.ledger.add_file(there.owner.uid, pinned);
         there.pinned = there.pinned.saturating_add(pinned);
-        there.outgoing.insert(token, Box::new(outgoing));
+        there.insert_outgoing(token, outgoing);
         self.dirty.files.insert(FileKey { session, side: Side::Outgoing, token });
     }
 }

@@ -10,7 +10,8 @@
 //!   on `cancel`.
 //! - A handler never sees the state machine; it is called in an order that the framework
 //!   guarantees: `prepare`, then `freeze` or `cancel`, on the other side `retrieve` at most once
-//!   successfully, then `can_finish`, `finish`.
+//!   successfully, then `can_finish`, `finish`. What a file [needs](Keep::need) is retrieved
+//!   before it and finished after it.
 
 use crate::{Caps, Failure, File, Identity, Keep, Recall};
 
@@ -32,6 +33,12 @@ pub trait Handler<F: File>: Send + Sync {
     /// descriptors of one device that may be preserved only once, say). `None`: the host's.
     fn identity(&self, _file: &F) -> Option<Identity> {
         None
+    }
+
+    /// Whether files of this type refer to others of their session: only then does
+    /// [`Keep::find`] find any.
+    fn refers(&self) -> bool {
+        false
     }
 
     /// Keeps what can be kept while the workload still runs; gives the file's `data`.

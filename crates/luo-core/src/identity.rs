@@ -36,6 +36,13 @@ impl<F: File> Key<F> {
     }
 }
 
+impl<F> Key<F> {
+    /// It stands for an open file description, not for what a handler makes of it.
+    pub(crate) fn is_of_host(&self) -> bool {
+        matches!(self, Self::Host(..))
+    }
+}
+
 impl<F: File> Ord for Key<F> {
     fn cmp(&self, other: &Self) -> Ordering {
         match (self, other) {

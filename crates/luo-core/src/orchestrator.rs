@@ -17,6 +17,7 @@ use crate::{
     Caps, CarrierId, Criticality, Errno, Error, File, Handler, Level, Limits, Location, Notice,
     SessionId, State, Status, SubsystemName, Token, Usage,
     cycle::{Cycle, Mode},
+    duplicate::DuplicateHandler,
     identity::Index,
     limits::Ledger,
     persist::Changes,
@@ -129,6 +130,9 @@ impl<F: File> Orchestrator<F> {
     /// can do `caps`.
     #[must_use]
     pub fn new(caps: Caps, limits: Limits) -> Self {
+        let mut handlers = Registry::new();
+        let registered = handlers.register(Arc::new(DuplicateHandler));
+        debug_assert!(registered.is_ok(), "an empty registry takes every handler");
         let mut orchestrator = Self {
             carriers: alloc::vec![caps],
             carrier: CarrierId::NEAR,
@@ -136,7 +140,7 @@ impl<F: File> Orchestrator<F> {
             state: State::Normal,
             departed: false,
             number: 0,
-            handlers: Registry::new(),
+            handlers,
             subsystems: Vec::new(),
             next_sub: 0,
             boot: BTreeMap::new(),
@@ -211,9 +215,17 @@ impl<F: File> Orchestrator<F> {
         self.handlers.unregister(compatible)
     }
 
-    /// The handlers, in the order in which they are asked.
+    /// The handlers, in the order in which they are asked. The framework's own for
+    /// [duplicates](crate::DUPLICATE_COMPATIBLE) is never asked.
     pub fn handlers(&self) -> impl Iterator<Item = &Arc<dyn Handler<F>>> {
-        self.handlers.iter().map(|(_, entry)| &entry.handler)
+        let asked = self.handlers.iter().filter(|(_, entry)| entry.is_asked());
+        asked.map(|(_, entry)| &entry.handler)
+    }
+
+    /// Whether files of that `compatible` string can be retrieved and finished here.
+    #[must_use]
+    pub fn knows(&self, compatible: &str) -> bool {
+        self.handlers.find(compatible).is_some()
     }
 
     /// What there is to tell. Ask until `None`, after the same as for `next_call`.

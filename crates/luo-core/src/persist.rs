@@ -3,12 +3,13 @@
 //! Invariants: see [`record`](crate::FileRecord); what is restored is checked like anything else
 //! that comes from outside, and refused without a trace where it does not fit.
 
-use alloc::{boxed::Box, collections::BTreeSet, format, string::ToString, vec::Vec};
+use alloc::{collections::BTreeSet, format, string::ToString, vec::Vec};
 
 use crate::{
-    CarrierId, Compatible, Dirty, Errno, Error, Event, Failure, File, FileKey, FileRecord,
-    IncomingRecord, Level, MachineRecord, Orchestrator, Phase, Scope, SessionId, SessionRecord,
-    SharedRecord, Side, State, SubsystemOptions, SubsystemRecord, Token, TransitionId,
+    CarrierId, Compatible, DUPLICATE_COMPATIBLE, Dirty, Errno, Error, Event, Failure, File,
+    FileKey, FileRecord, IncomingRecord, Level, MachineRecord, Orchestrator, Phase, Scope,
+    SessionId, SessionRecord, SharedRecord, Side, State, SubsystemOptions, SubsystemRecord, Token,
+    TransitionId,
     cycle::{Transition, Undo},
     identity::Key,
     registry::SharedRetrieval,
@@ -166,6 +167,7 @@ impl<F: File> Orchestrator<F> {
                     incoming: None,
                     reclaimed: false,
                     pinned: file.pinned,
+                    bond: session.outgoing_bonds.get(key.token).cloned().unwrap_or_default(),
                 };
                 Some((record, Some(file.file.clone())))
             }
@@ -192,6 +194,7 @@ impl<F: File> Orchestrator<F> {
                     incoming: Some(incoming),
                     reclaimed: file.reclaimed,
                     pinned: file.pinned,
+                    bond: session.incoming_bonds.get(key.token).cloned().unwrap_or_default(),
                 };
                 Some((record, held))
             }
@@ -312,7 +315,9 @@ impl<F: File> Orchestrator<F> {
         let handler = self.handlers.find(&compatible);
         let entry = handler.and_then(|handler| self.handlers.get_mut(handler));
         let own_identity = entry.as_ref().and_then(|entry| entry.handler.identity(&file));
-        if let Some(handler) = handler {
+        let duplicate = *compatible == *DUPLICATE_COMPATIBLE;
+        let original = record.bond.needs.first().copied().filter(|_| duplicate);
+        if let Some(handler) = handler.filter(|_| original.is_none()) {
             match self.index.vacancy(Key::of(&file, handler, own_identity)) {
                 Ok(vacancy) => {
                     vacancy.insert((id, token));
@@ -346,9 +351,9 @@ impl<F: File> Orchestrator<F> {
         let Some(session) = self.sessions.peek_mut(id) else { return Ok(()) };
         self.ledger.add_file(session.owner.uid, record.pinned);
         session.pinned = session.pinned.saturating_add(record.pinned);
-        session.outgoing.insert(
+        session.insert_outgoing(
             token,
-            Box::new(Outgoing {
+            Outgoing {
                 file,
                 handler,
                 compatible,
@@ -365,8 +370,10 @@ impl<F: File> Orchestrator<F> {
                 transition: None,
                 left_out: None,
                 carrier,
-            }),
+                original,
+            },
         );
+        session.outgoing_bonds.set(token, record.bond);
         self.dirty.files.insert(FileKey { session: id, side: Side::Outgoing, token });
         Ok(())
     }
@@ -405,6 +412,7 @@ impl<F: File> Orchestrator<F> {
         if let Some(session) = self.sessions.peek_mut(id) {
             session.pinned = session.pinned.saturating_add(arrived.pinned);
             session.incoming.insert(token, arrived);
+            session.incoming_bonds.set(token, record.bond);
         }
         self.dirty.files.insert(FileKey { session: id, side: Side::Incoming, token });
         Ok(())
@@ -420,6 +428,8 @@ impl<F: File> Orchestrator<F> {
     /// `cancel`.
     pub fn resume(&mut self) -> Vec<TransitionId> {
         let Some(interrupted) = self.interrupted.take() else { return Vec::new() };
+        let sessions: Vec<SessionId> = self.sessions.iter().map(|(id, _)| id).collect();
+        sessions.into_iter().for_each(|id| self.refuse_circles(id));
         let mut begun = Vec::new();
         match interrupted.machine {
             Some(Event::Prepare | Event::Freeze) => {

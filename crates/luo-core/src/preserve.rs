@@ -6,9 +6,9 @@
 use alloc::{boxed::Box, collections::btree_map::Entry, format};
 
 use crate::{
-    Criticality, Errno, Error, File, FileKey, Orchestrator, SessionId, Side, State, Token,
+    Bond, Criticality, Errno, Error, File, FileKey, Orchestrator, SessionId, Side, State, Token,
     identity::Key,
-    table::{Outgoing, no_token},
+    table::{Outgoing, no_token, token_refused},
 };
 
 impl<F: File> Orchestrator<F> {
@@ -35,9 +35,7 @@ impl<F: File> Orchestrator<F> {
         };
         // Looked for once: there may be very many.
         let Entry::Vacant(place) = there.outgoing.entry(token) else {
-            let reason = format!("token {token} is taken in session {}", there.name);
-            let advice = "give another token, or none to have one assigned";
-            return Err(Error::new(Errno::Exist, reason).advise(advice));
+            return Err(token_refused(&there.name, token));
         };
         let handler = self.handlers.choose(&file, caps)?;
         let Some(entry) = self.handlers.get_mut(handler) else {
@@ -58,6 +56,7 @@ impl<F: File> Orchestrator<F> {
         self.ledger.add_file(uid, pinned);
         entry.uses += 1;
         place.insert(Box::new(outgoing));
+        there.peers_changed();
         there.token_used(token);
         there.pinned = there.pinned.saturating_add(pinned);
         self.dirty.files.insert(FileKey { session, side: Side::Outgoing, token });
@@ -66,7 +65,7 @@ impl<F: File> Orchestrator<F> {
     }
 
     /// Refuses with EBUSY where files may not come and go.
-    fn may_register(&self, id: SessionId) -> Result<(), Error> {
+    pub(crate) fn may_register(&self, id: SessionId) -> Result<(), Error> {
         let session = self.sessions.get(id)?;
         self.machine_at_rest("change the files")?;
         if let Some(event) =
@@ -96,7 +95,8 @@ impl<F: File> Orchestrator<F> {
             }
             None => "this file is already preserved, by another user".into(),
         };
-        Error::new(Errno::Busy, reason).advise("take it out there first")
+        Error::new(Errno::Busy, reason)
+            .advise("take it out there first, or preserve this one as its duplicate")
     }
 
     /// Takes an outgoing file out again.
@@ -118,6 +118,7 @@ impl<F: File> Orchestrator<F> {
                 .at(self.file_location(session, token, file.handler))
                 .advise("cancel it first"));
         }
+        self.no_duplicates(session, token)?;
         self.take_outgoing(session, token);
         Ok(())
     }
@@ -127,12 +128,12 @@ impl<F: File> Orchestrator<F> {
         &mut self,
         session: SessionId,
         token: Token,
-    ) -> Option<Box<Outgoing<F>>> {
+    ) -> Option<(Box<Outgoing<F>>, Bond)> {
         let there = self.sessions.peek_mut(session)?;
-        let file = there.outgoing.remove(&token)?;
+        let (file, bond) = there.remove_outgoing(token)?;
         there.pinned = there.pinned.saturating_sub(file.pinned);
         let uid = there.owner.uid;
         self.forget_outgoing(session, token, &file, uid);
-        Some(file)
+        Some((file, bond))
     }
 }

@@ -12,8 +12,8 @@
 use alloc::{string::String, sync::Arc, vec::Vec};
 
 use crate::{
-    CarrierId, Criticality, Errno, Event, Handle, Owner, Policy, SessionId, SessionName, Side,
-    State, SubsystemName, Token,
+    Bond, CarrierId, Criticality, Errno, Event, Handle, Owner, Policy, SessionId, SessionName,
+    Side, State, SubsystemName, Token,
 };
 
 /// Who moved a session or file to its state; a rollback undoes only what its own level did.
@@ -155,6 +155,8 @@ pub struct FileRecord {
     pub reclaimed: bool,
     /// Bytes that stay in use because of it.
     pub pinned: u64,
+    /// What it is bound to.
+    pub bond: Bond,
 }
 
 /// Names a record of a file.

@@ -14,7 +14,8 @@ use alloc::{
 };
 
 use crate::{
-    CallId, Caps, Compatible, Errno, Error, Failure, File, Handle, Handler, Location, cycle::Job,
+    CallId, Caps, Compatible, DUPLICATE_COMPATIBLE, Errno, Error, Failure, File, Handle, Handler,
+    Location, cycle::Job,
 };
 
 /// Names a handler; ascending in registration order.
@@ -81,6 +82,13 @@ pub(crate) struct Entry<F: File> {
     pub(crate) uses: usize,
     /// There where the handler has shared state.
     pub(crate) shared: Option<Shared>,
+}
+
+impl<F: File> Entry<F> {
+    /// Whether it is asked for files. Nothing is a duplicate unless somebody says so.
+    pub(crate) fn is_asked(&self) -> bool {
+        *self.compatible != *DUPLICATE_COMPATIBLE
+    }
 }
 
 pub(crate) struct Registry<F: File> {
@@ -166,7 +174,7 @@ impl<F: File> Registry<F> {
     fn nobody(&self, caps: Caps) -> Error {
         let mut refused: Vec<&str> = Vec::new();
         let mut lacking: Vec<String> = Vec::new();
-        for entry in self.entries.values() {
+        for entry in self.entries.values().filter(|entry| entry.is_asked()) {
             let lacks = entry.handler.requires().difference(caps);
             if lacks.is_empty() {
                 refused.push(&entry.compatible);
@@ -176,7 +184,7 @@ impl<F: File> Registry<F> {
         }
         let mut reason = "no handler takes this file".to_string();
         let mut between = ": ";
-        if self.entries.is_empty() {
+        if refused.is_empty() && lacking.is_empty() {
             reason += ": none is registered";
         }
         if !refused.is_empty() {

@@ -45,7 +45,6 @@ impl<F: File> Orchestrator<F> {
                 Ok(Retrieval::Failed(error.clone()))
             }
             Arrival::Waiting => {
-                file.arrival = Arrival::Retrieving;
                 self.start(Job {
                     owner: None,
                     unit: Unit::File(session, token, FileStep::Retrieve),

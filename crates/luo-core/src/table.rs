@@ -11,14 +11,16 @@ use alloc::{
     collections::{BTreeMap, BTreeSet},
     format,
     string::ToString,
+    sync::Arc,
     vec::Vec,
 };
 
 use hashbrown::HashMap;
 
 use crate::{
-    CallId, CarrierId, Compatible, Criticality, Errno, Error, File, Handle, Identity, Level, Owner,
-    Policy, SessionId, SessionName, State, Token, TransitionId, registry::HandlerId,
+    Bond, CallId, CarrierId, Compatible, Criticality, Errno, Error, File, Handle, Identity, Level,
+    Owner, Policy, SessionId, SessionName, State, Token, TransitionId, bonds::Bonds, cycle::Job,
+    peers::Peers, registry::HandlerId,
 };
 
 /// A file that is preserved for the next live update.
@@ -47,6 +49,8 @@ pub(crate) struct Outgoing<F> {
     pub(crate) left_out: Option<Error>,
     /// The carrier that its handler was chosen for.
     pub(crate) carrier: CarrierId,
+    /// Of a duplicate, the file that it is one of.
+    pub(crate) original: Option<Token>,
 }
 
 impl<F: File> Outgoing<F> {
@@ -75,6 +79,7 @@ impl<F: File> Outgoing<F> {
             transition: None,
             left_out: None,
             carrier: CarrierId::NEAR,
+            original: None,
         }
     }
 }
@@ -114,6 +119,19 @@ pub(crate) struct Arrived<F> {
     pub(crate) transition: Option<TransitionId>,
     /// Its `finish` makes an outgoing file of it.
     pub(crate) carry: bool,
+    /// While it is being retrieved, who does; see [`start_retrieve`](crate::Orchestrator).
+    pub(crate) queue: Queue,
+}
+
+/// Who retrieves a file, and who waits for that.
+#[derive(Default)]
+pub(crate) struct Queue {
+    /// Whose job it is, once it has been begun.
+    pub(crate) owner: Option<Option<TransitionId>>,
+    /// How many of the files that it needs are known to be there.
+    pub(crate) there: usize,
+    /// What goes on when it is there, or is known not to come.
+    pub(crate) waiters: Vec<Job>,
 }
 
 impl<F> Arrived<F> {
@@ -141,6 +159,10 @@ pub(crate) struct Session<F> {
     /// Each in a place of its own: a map moves its entries, and these are large.
     pub(crate) outgoing: BTreeMap<Token, Box<Outgoing<F>>>,
     pub(crate) incoming: BTreeMap<Token, Arrived<F>>,
+    pub(crate) outgoing_bonds: Bonds,
+    pub(crate) incoming_bonds: Bonds,
+    /// The outgoing files, for handlers that refer to others; made when the first one asks.
+    peers: Option<Arc<Peers<F>>>,
     pub(crate) next_token: u64,
     pub(crate) pinned: u64,
     pub(crate) unclaimed: bool,
@@ -159,11 +181,39 @@ impl<F: File> Session<F> {
             file_transitions: 0,
             outgoing: BTreeMap::new(),
             incoming: BTreeMap::new(),
+            outgoing_bonds: Bonds::default(),
+            incoming_bonds: Bonds::default(),
+            peers: None,
             next_token: 1,
             pinned: 0,
             unclaimed: false,
             expires: None,
         }
+    }
+
+    /// Registers a file under a token that is free.
+    pub(crate) fn insert_outgoing(&mut self, token: Token, file: Outgoing<F>) {
+        self.peers_changed();
+        self.outgoing.insert(token, Box::new(file));
+    }
+
+    /// Takes a file out, with what bound it to others.
+    pub(crate) fn remove_outgoing(&mut self, token: Token) -> Option<(Box<Outgoing<F>>, Bond)> {
+        let file = self.outgoing.remove(&token)?;
+        self.peers_changed();
+        Some((file, self.outgoing_bonds.remove(token).unwrap_or_default()))
+    }
+
+    /// The outgoing files, by what they are.
+    pub(crate) fn peers(&mut self) -> Arc<Peers<F>> {
+        let originals = self.outgoing.iter().filter(|(_, file)| file.original.is_none());
+        let files = || Peers::new(originals.map(|(token, file)| (*token, file.file.clone())));
+        self.peers.get_or_insert_with(|| Arc::new(files())).clone()
+    }
+
+    /// A file has come or gone.
+    pub(crate) fn peers_changed(&mut self) {
+        self.peers = None;
     }
 
     fn token_taken(&self, token: Token) -> bool {
@@ -312,6 +362,13 @@ fn no_session(id: SessionId) -> Error {
 pub(crate) fn no_token(session: &SessionName, token: Token, side: &str) -> Error {
     let reason = format!("session {session} has no {side} file with token {token}");
     Error::new(Errno::NoEnt, reason)
+}
+
+/// The refusal of a token that another file has.
+pub(crate) fn token_refused(session: &SessionName, token: Token) -> Error {
+    let reason = format!("token {token} is taken in session {session}");
+    let advice = "give another token, or none to have one assigned";
+    Error::new(Errno::Exist, reason).advise(advice)
 }
 
 /// Tokens in words: the first few, and how many more.

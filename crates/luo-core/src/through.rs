@@ -111,6 +111,10 @@ impl<F: File> Orchestrator<F> {
         }
         let Some(old) = file.handler else { return };
         file.carrier = carrier;
+        if file.original.is_some() {
+            // Wherever its original goes, a duplicate is one.
+            return;
+        }
         let Ok(new) = self.handlers.choose(&file.file, caps) else { return };
         if new != old {
             self.change_handler(session, token, old, new);

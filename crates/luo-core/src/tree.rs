@@ -39,6 +39,7 @@ pub(crate) struct FileOut {
     pub(crate) compatible: Compatible,
     pub(crate) data: u64,
     pub(crate) criticality: Criticality,
+    pub(crate) needs: Vec<Token>,
 }
 
 /// One session as it arrived.
@@ -56,6 +57,7 @@ pub(crate) struct FileIn {
     pub(crate) compatible: Compatible,
     pub(crate) data: u64,
     pub(crate) criticality: Criticality,
+    pub(crate) needs: Vec<Token>,
 }
 
 /// The files' tree as it arrived.
@@ -98,8 +100,11 @@ pub(crate) fn write_files(sessions: &[SessionOut]) -> Result<Vec<u8>, Failure> {
             })
             .map_err(failed)?;
         for file in &session.files {
+            let needs: Vec<[u8; 8]> =
+                file.needs.iter().map(|token| token.0.to_be_bytes()).collect();
             writer
                 .file(&handover::File {
+                    needs: handover::Tokens::new(&needs),
                     token: file.token.0,
                     compatible: &file.compatible,
                     data: file.data,
@@ -141,6 +146,7 @@ pub(crate) fn read_files(blob: &[u8]) -> Result<FilesIn, Failure> {
                     let record = Compatible::new(file.compatible).map(|compatible| FileIn {
                         compatible,
                         data: file.data,
+                        needs: file.needs.iter().map(Token).collect(),
                         criticality: match file.criticality {
                             luo_abi::Criticality::Required => Criticality::Required,
                             luo_abi::Criticality::Optional => Criticality::Optional,

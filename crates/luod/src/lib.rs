@@ -30,6 +30,7 @@ pub fn compatible() -> Vec<&'static str> {
     ];
     known.extend(luo_abi::record::Record::KNOWN);
     known.extend([
+        luo_core::DUPLICATE_COMPATIBLE,
         luo_files::LIVE_COMPATIBLE,
         luo_abi::record::BYTES_COMPATIBLE,
         luo_abi::record::MEMFD_COMPATIBLE,

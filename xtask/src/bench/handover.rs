@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use dtoolkit::fdt::Fdt;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node as _, Property as _};
-use luo_abi::handover::{File, FilesTree, FilesWriter, Session};
+use luo_abi::handover::{File, FilesTree, FilesWriter, Session, Tokens};
 use luo_abi::{Criticality, OnClose, Owner};
 use tempfile::TempDir;
 
@@ -142,6 +142,7 @@ fn luo_write(files: usize, sessions: usize, token: impl Fn(u64) -> u64) -> Resul
                 compatible: "memfd-v1",
                 data: next,
                 criticality: Criticality::Required,
+                needs: Tokens::NONE,
             };
             writer.file(&file).context(|| "write a file".into())?;
             next += 1;

@@ -47,6 +47,35 @@ pub struct File<'a> {
     pub data: u64,
     /// What its failure means.
     pub criticality: Criticality,
+    /// The files of its session that it needs: they are retrieved before it. A reader who ignores
+    /// this does no harm: then its handler finds what it needs, or fails.
+    pub needs: Tokens<'a>,
+}
+
+/// Tokens, as they lie in a tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tokens<'a>(&'a [[u8; 8]]);
+
+impl<'a> Tokens<'a> {
+    /// No tokens.
+    pub const NONE: Self = Self(&[]);
+
+    /// Tokens, each big-endian.
+    #[must_use]
+    pub const fn new(tokens: &'a [[u8; 8]]) -> Self {
+        Self(tokens)
+    }
+
+    /// No token is there.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The tokens, in the order in which they were written.
+    pub fn iter(&self) -> impl Iterator<Item = u64> + use<'a> {
+        self.0.iter().map(|token| u64::from_be_bytes(*token))
+    }
 }
 
 /// The names of a files' tree, once interned.
@@ -60,7 +89,9 @@ struct Names {
 /// [`file`](Self::file), and so on. Cheapest when a session's tokens ascend.
 ///
 /// ```
-/// use luo_abi::{Criticality, OnClose, Owner, handover::{File, FilesTree, FilesWriter, Session}};
+/// use luo_abi::{
+///     Criticality, OnClose, Owner, handover::{File, FilesTree, FilesWriter, Session, Tokens},
+/// };
 ///
 /// let mut writer = FilesWriter::new();
 /// writer.session(&Session {
@@ -71,8 +102,8 @@ struct Names {
 ///     expiry: None,
 ///     next_token: None,
 /// })?;
-/// let file =
-///     File { token: 0x1a, compatible: "memfd-v1", data: 7, criticality: Criticality::Required };
+/// let (compatible, criticality) = ("memfd-v1", Criticality::Required);
+/// let file = File { token: 0x1a, compatible, data: 7, criticality, needs: Tokens::NONE };
 /// writer.file(&file)?;
 /// let blob = writer.finish()?;
 ///
@@ -169,6 +200,9 @@ impl FilesWriter {
         if file.criticality == Criticality::Optional {
             self.tree.property("optional", &[])?;
         }
+        if !file.needs.is_empty() {
+            self.tree.property("needs", file.needs.0.as_flattened())?;
+        }
         self.tree.end_node()?;
         Ok(())
     }
@@ -263,6 +297,18 @@ pub(super) fn number(property: &Property<'_>, name: &'static str) -> Result<u64,
             EntryErrorKind::Size { property: name, found: property.value().len(), expected: 8 };
         (kind, property.value_offset())
     })
+}
+
+/// The tokens that a property holds, at least one.
+fn tokens<'a>(property: &Property<'a>) -> Result<Tokens<'a>, Damage> {
+    let (tokens, rest) = property.value().as_chunks();
+    if tokens.is_empty() || !rest.is_empty() {
+        let found = property.value().len();
+        let expected = (tokens.len() + 1) * 8;
+        let kind = EntryErrorKind::Size { property: "needs", found, expected };
+        return Err((kind, property.value_offset()));
+    }
+    Ok(Tokens(tokens))
 }
 
 /// Iterates over the sessions of a [`FilesTree`].
@@ -388,6 +434,7 @@ fn read_file<'a>(
     let mut compatible = None;
     let mut data = None;
     let mut criticality = Criticality::Required;
+    let mut needs = Tokens::NONE;
     for property in properties {
         if property.is("compatible") {
             let value = one_compatible(property.value()).ok_or((
@@ -404,10 +451,12 @@ fn read_file<'a>(
                 return Err((kind, property.value_offset()));
             }
             criticality = Criticality::Optional;
+        } else if property.is("needs") {
+            needs = tokens(&property)?;
         }
     }
     let missing = |property| (EntryErrorKind::Missing { property }, node.offset());
     let compatible = compatible.ok_or_else(|| missing("compatible"))?;
     let data = data.ok_or_else(|| missing("data"))?;
-    Ok(File { token, compatible, data, criticality })
+    Ok(File { token, compatible, data, criticality, needs })
 }

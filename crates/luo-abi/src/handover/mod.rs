@@ -29,7 +29,7 @@ mod machine;
 
 pub use error::{EntryError, EntryErrorKind, HandoverError, WriteError};
 pub use files::{
-    FILES_COMPATIBLE, File, Files, FilesTree, FilesWriter, Session, SessionNode, Sessions,
+    FILES_COMPATIBLE, File, Files, FilesTree, FilesWriter, Session, SessionNode, Sessions, Tokens,
     write_files,
 };
 pub use machine::{

@@ -8,14 +8,17 @@ use zerocopy::{FromBytes, IntoBytes, little_endian::U64};
 
 use super::{
     RecordError, RecordErrorKind as Kind, check_handles, flag, header, name, open, optional,
-    optional_word, pad, put_handles, raw, reserved, word,
+    optional_word, pad, put_handles, raw, word,
 };
 use crate::{Arrival, Criticality, Level, Side, State, check_compatible};
 
-/// The version of a file's record that is written.
+/// The version of the record of a file that is bound to no other.
 pub const FILE_RECORD: &str = "file-record-v1";
+/// The version of the record of a file that is bound to others.
+pub const BOUND_FILE_RECORD: &str = "file-record-v2";
 
 const VERSION: [u8; raw::VERSION_SIZE] = pad(FILE_RECORD.as_bytes());
+const BOUND_VERSION: [u8; raw::VERSION_SIZE] = pad(BOUND_FILE_RECORD.as_bytes());
 
 /// The bit of `present`.
 const DATA: u8 = 1;
@@ -107,15 +110,24 @@ pub struct FileRecord<'a> {
     pub request: u64,
     /// Which of that request's files it is, from zero.
     pub index: u32,
+    /// The tokens of the files that it needs. These and the next are at most
+    /// [`BONDS_MAX`](Self::BONDS_MAX).
+    pub needs: Cow<'a, [u64]>,
+    /// The tokens of the files that it is kept with, or not at all.
+    pub with: Cow<'a, [u64]>,
 }
 
 impl<'a> FileRecord<'a> {
     /// How many handles a record can hold.
     pub const HANDLES_MAX: usize = 1024;
 
+    /// How many tokens a record can hold, of both kinds together.
+    pub const BONDS_MAX: usize = 4096;
+
     /// The size of the largest record, in bytes.
-    pub const MAX_SIZE: usize =
-        size_of::<raw::File>() + 8 * Self::HANDLES_MAX + RememberedFailure::REASON_MAX;
+    pub const MAX_SIZE: usize = size_of::<raw::File>()
+        + 8 * (Self::HANDLES_MAX + Self::BONDS_MAX)
+        + RememberedFailure::REASON_MAX;
 
     fn failure(&self) -> Option<&RememberedFailure<'a>> {
         match &self.incoming {
@@ -126,7 +138,8 @@ impl<'a> FileRecord<'a> {
 
     fn size(&self) -> usize {
         let reason = self.failure().map_or(0, |failure| failure.reason.len());
-        size_of::<raw::File>() + 8 * self.handles.len() + reason
+        let words = self.handles.len() + self.needs.len() + self.with.len();
+        size_of::<raw::File>() + 8 * words + reason
     }
 
     /// Checks all but the `compatible` string.
@@ -140,6 +153,10 @@ impl<'a> FileRecord<'a> {
                 let offset = offset_of!(raw::File, reason_length);
                 return Err(Kind::TooLong { found, max }.at(offset));
             }
+        }
+        let (found, max) = (self.needs.len().saturating_add(self.with.len()), Self::BONDS_MAX);
+        if found > max {
+            return Err(Kind::TooMany { found, max }.at(offset_of!(raw::File, needs)));
         }
         let (count, first) = (offset_of!(raw::File, handles), size_of::<raw::File>());
         check_handles(&self.handles, Self::HANDLES_MAX, count, first)
@@ -166,8 +183,9 @@ impl<'a> FileRecord<'a> {
         let failure = self.failure();
         let reason = failure.map_or("", |failure| &failure.reason);
         let size = self.size();
+        let bound = !(self.needs.is_empty() && self.with.is_empty());
         let raw = raw::File {
-            header: header(&VERSION, size),
+            header: header(if bound { &BOUND_VERSION } else { &VERSION }, size),
             session: self.session.into(),
             token: self.token.into(),
             compatible: pad(self.compatible.as_bytes()),
@@ -186,11 +204,14 @@ impl<'a> FileRecord<'a> {
             told: failure.map_or(0, |failure| u8::from(failure.told)),
             reclaimed: u8::from(self.reclaimed),
             present: if self.data.is_some() { DATA } else { 0 },
-            reserved: [0; 4],
+            needs: (self.needs.len() as u16).into(),
+            with: (self.with.len() as u16).into(),
         };
         out.reserve(size);
         out.extend_from_slice(raw.as_bytes());
         put_handles(out, &self.handles);
+        put_handles(out, &self.needs);
+        put_handles(out, &self.with);
         out.extend_from_slice(reason.as_bytes());
         Ok(())
     }
@@ -200,22 +221,34 @@ impl<'a> FileRecord<'a> {
     /// # Errors
     /// [`RecordError`] with the first thing that is wrong.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, RecordError> {
-        let (raw, rest): (&raw::File, _) = open(bytes, &[FILE_RECORD])?;
-        let (count, reason_len) =
-            (usize::from(raw.handles.get()), usize::from(raw.reason_length.get()));
+        let (raw, rest): (&raw::File, _) = open(bytes, &[FILE_RECORD, BOUND_FILE_RECORD])?;
+        let reason_len = usize::from(raw.reason_length.get());
+        let counts = [raw.handles, raw.needs, raw.with].map(|count| usize::from(count.get()));
+        let bound = counts[1] + counts[2] > 0;
+        if bound != (raw.header.version == BOUND_VERSION) {
+            // What the first version reserves, and what the second one is for.
+            return Err(Kind::Reserved.at(offset_of!(raw::File, needs)));
+        }
         let fixed = size_of::<raw::File>();
-        let size = fixed + 8 * count + reason_len;
+        let reason_at = fixed + 8 * counts.iter().sum::<usize>();
+        let size = reason_at + reason_len;
         if size != bytes.len() {
             let kind = Kind::Length { claimed: size as u32, found: bytes.len() };
             return Err(kind.at(raw::VERSION_SIZE));
         }
-        let Ok((handles, reason)) = <[U64]>::ref_from_prefix_with_elems(rest, count) else {
-            return Err(Kind::Short.at(bytes.len()));
+        let mut rest = rest;
+        let mut words = |count| match <[U64]>::ref_from_prefix_with_elems(rest, count) {
+            Ok((words, behind)) => {
+                rest = behind;
+                Ok(words.iter().map(|word| word.get()).collect::<Vec<_>>())
+            }
+            Err(_) => Err(Kind::Short.at(bytes.len())),
         };
+        let [handles, needs, with] = [words(counts[0])?, words(counts[1])?, words(counts[2])?];
+        let reason = rest;
         if raw.present & !DATA != 0 {
             return Err(Kind::Flag { field: "present" }.at(offset_of!(raw::File, present)));
         }
-        reserved(&raw.reserved, offset_of!(raw::File, reserved))?;
         macro_rules! field {
             ($check:ident, $field:ident $(, $from_raw:expr)?) => {
                 $check(
@@ -224,7 +257,6 @@ impl<'a> FileRecord<'a> {
             };
         }
         let data = raw.present & DATA != 0;
-        let reason_at = fixed + 8 * count;
         let at = offset_of!(raw::File, compatible);
         let record = Self {
             session: raw.session.get(),
@@ -235,12 +267,14 @@ impl<'a> FileRecord<'a> {
             state: field!(word, state, State::from_raw),
             level: field!(word, level, Level::from_raw),
             data: optional(data, raw.data.get(), "data", offset_of!(raw::File, data))?,
-            handles: handles.iter().map(|handle| handle.get()).collect(),
+            handles: handles.into(),
             incoming: incoming(raw, reason, reason_at)?,
             reclaimed: field!(flag, reclaimed),
             pinned: raw.pinned.get(),
             request: raw.request.get(),
             index: raw.index.get(),
+            needs: needs.into(),
+            with: with.into(),
         };
         record.check()?;
         Ok(record)

@@ -25,7 +25,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 use crate::NameError;
 
 pub use error::{RecordError, RecordErrorKind};
-pub use file::{FILE_RECORD, FileRecord, Incoming, RememberedFailure};
+pub use file::{BOUND_FILE_RECORD, FILE_RECORD, FileRecord, Incoming, RememberedFailure};
 pub use machine::{MACHINE_RECORD, MachineRecord, SharedRecord, SubsystemData, SubsystemRecord};
 pub use memfd::{
     MEMFD_COMPATIBLE, MEMFD_KNOWN_FLAGS, MEMFD_KNOWN_SEALS, MEMFD_NAME_MAX, MemfdRecord,
@@ -62,7 +62,7 @@ pub enum Record<'a> {
 impl<'a> Record<'a> {
     /// The versions that are read, of all kinds.
     pub const KNOWN: &'static [&'static str] =
-        &[MACHINE_RECORD, SESSION_RECORD, FILE_RECORD, TIMELINE_RECORD];
+        &[MACHINE_RECORD, SESSION_RECORD, FILE_RECORD, BOUND_FILE_RECORD, TIMELINE_RECORD];
 
     /// Decodes a record of whatever kind and version it says it is.
     ///
@@ -72,7 +72,7 @@ impl<'a> Record<'a> {
         match version_of(bytes)? {
             MACHINE_RECORD => MachineRecord::decode(bytes).map(Self::Machine),
             SESSION_RECORD => SessionRecord::decode(bytes).map(Self::Session),
-            FILE_RECORD => FileRecord::decode(bytes).map(Self::File),
+            FILE_RECORD | BOUND_FILE_RECORD => FileRecord::decode(bytes).map(Self::File),
             TIMELINE_RECORD => TimelineRecord::decode(bytes).map(Self::Timeline),
             found => Err(error::unknown_version(found, Self::KNOWN)),
         }

@@ -37,7 +37,7 @@ layout! {
         reserved: [u8; 2],
     }
 
-    /// `file-record-v1`, before its handles and the reason of its failure.
+    /// `file-record-v1` and `file-record-v2`, before what both have behind it.
     File {
         header: Header,
         session: U64,
@@ -58,7 +58,8 @@ layout! {
         told: u8,
         reclaimed: u8,
         present: u8,
-        reserved: [u8; 4],
+        needs: U16,
+        with: U16,
     }
 
     /// `machine-record-v1`, before its three lists and their handles.

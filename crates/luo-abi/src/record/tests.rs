@@ -39,7 +39,13 @@ fn file() -> FileRecord<'static> {
         pinned: 9,
         request: 6,
         index: 10,
+        needs: [].as_slice().into(),
+        with: [].as_slice().into(),
     }
+}
+
+fn bound_file() -> FileRecord<'static> {
+    FileRecord { needs: vec![0, 4].into(), with: vec![u64::MAX].into(), ..file() }
 }
 
 fn machine() -> MachineRecord<'static> {
@@ -105,6 +111,7 @@ fn what_is_encoded_comes_back() {
     assert_eq!(MemfdRecord::decode(&memfd().encode().unwrap()), Ok(memfd()));
     assert_eq!(Record::decode(&session().encode().unwrap()), Ok(Record::Session(session())));
     assert_eq!(Record::decode(&file().encode().unwrap()), Ok(Record::File(file())));
+    assert_eq!(Record::decode(&bound_file().encode().unwrap()), Ok(Record::File(bound_file())));
     assert_eq!(Record::decode(&machine().encode().unwrap()), Ok(Record::Machine(machine())));
 }
 
@@ -113,6 +120,7 @@ fn the_version_is_readable_before_anything_else() {
     for (bytes, version) in [
         (session().encode().unwrap(), SESSION_RECORD),
         (file().encode().unwrap(), FILE_RECORD),
+        (bound_file().encode().unwrap(), BOUND_FILE_RECORD),
         (machine().encode().unwrap(), MACHINE_RECORD),
     ] {
         assert_eq!(version_of(&bytes), Ok(version));
@@ -138,7 +146,7 @@ fn an_unknown_version_is_named_beside_the_known_ones() {
     let text = unknown.to_string();
     assert!(text.contains("\"session-record-v2\"") && text.contains("\"session-record-v1\""));
     let other = error(FileRecord::decode(&bytes));
-    let known = &[FILE_RECORD][..];
+    let known = &[FILE_RECORD, BOUND_FILE_RECORD][..];
     assert_eq!(other, (Kind::Version { found: SESSION_RECORD.into(), known }, 0));
 }
 
@@ -226,7 +234,8 @@ fn a_damaged_file_is_refused() {
     assert_eq!(refused(138, &[2]), (Kind::Flag { field: "reclaimed" }, 138));
     assert_eq!(refused(139, &[3]), (Kind::Flag { field: "present" }, 139));
     assert_eq!(refused(139, &[0]), (Kind::Absent { field: "data" }, 96));
-    assert_eq!(refused(143, &[1]), (Kind::Reserved, 143));
+    assert_eq!(refused(143, &[1]), (Kind::Reserved, 140));
+    assert_eq!(refused(13, b"2"), (Kind::Reserved, 140), "bound to nothing, and says otherwise");
     assert_eq!(refused(152, &[0]), (Kind::Handle, 152));
     assert_eq!(refused(162, &[0xff]), (Kind::Text, 162));
     let claimed = bytes.len() as u32 + 1;
@@ -289,6 +298,8 @@ fn a_file_cannot_hold_more_than_the_limits_say() {
     let reason = "é".repeat(512);
     let most = FileRecord {
         handles: vec![1; FileRecord::HANDLES_MAX].into(),
+        needs: vec![2; FileRecord::BONDS_MAX - 1].into(),
+        with: vec![3].into(),
         incoming: failed(RememberedFailure::new(4095, &reason, false)),
         ..file()
     };
@@ -307,6 +318,10 @@ fn a_file_cannot_hold_more_than_the_limits_say() {
     let size = forged.len() as u32;
     forged[24..28].copy_from_slice(&size.to_le_bytes());
     assert_eq!(error(FileRecord::decode(&forged)), refused);
+
+    let mut more = most.clone();
+    more.with.to_mut().push(1);
+    assert_eq!(error(more.encode()), (Kind::TooMany { found: 4097, max: 4096 }, 140));
 
     let mut more = most;
     let reason = "x".repeat(1025).into();

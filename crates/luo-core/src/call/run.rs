@@ -4,23 +4,51 @@
 //! `run` returns, whether or not the handler did so; nothing is forgotten or released twice, since
 //! its handle may be somebody else's by then.
 
-use alloc::{sync::Arc, vec::Vec};
-use core::cell::RefCell;
+use alloc::{format, sync::Arc, vec::Vec};
+use core::{cell::RefCell, cmp::Ordering};
 
-use super::{Answer, Call, Outcome, Phase, Target, Task};
+use super::{Answer, Bound, Call, Outcome, Phase, Target, Task};
 use crate::{
-    Caps, Carrier, Errno, Failure, File, Handle, Handler, Keep, Recall, SharedState, tree,
+    Bond, Caps, Carrier, Errno, Failure, File, Handle, Handler, Identity, Keep, Recall,
+    SharedState, Token, peers::Peers, tree,
 };
 
 /// A carrier that notes what is kept.
 struct Noted<'a, F> {
     keep: &'a dyn Keep<F>,
     kept: RefCell<Vec<Handle>>,
+    /// The file it is called for, where it is one.
+    own: Option<Token>,
+    peers: Option<&'a Peers<F>>,
+    bond: RefCell<Bond>,
 }
 
-impl<'a, F> Noted<'a, F> {
+impl<'a, F: File> Noted<'a, F> {
     fn new(keep: &'a dyn Keep<F>, kept: &[Handle]) -> Self {
-        Self { keep, kept: RefCell::new(kept.to_vec()) }
+        Self {
+            keep,
+            kept: RefCell::new(kept.to_vec()),
+            own: None,
+            peers: None,
+            bond: RefCell::default(),
+        }
+    }
+
+    fn tie(&self, other: Token, pick: fn(&mut Bond) -> &mut Vec<Token>) -> Result<(), Failure> {
+        let Some(own) = self.own else {
+            return Err(Failure::new(Errno::OpNotSupp, "only a file is bound to files"));
+        };
+        if own == other {
+            let reason = format!("the file was found to be bound to itself, token {own}");
+            return Err(Failure::new(Errno::Inval, reason));
+        }
+        let mut bond = self.bond.borrow_mut();
+        if bond.needs.len() + bond.with.len() >= Bond::MAX {
+            let reason = format!("the file is bound to more than {} others", Bond::MAX);
+            return Err(Failure::new(Errno::TooBig, reason));
+        }
+        pick(&mut bond).push(other);
+        Ok(())
     }
 
     fn note(&self, handle: Handle) -> Handle {
@@ -42,7 +70,7 @@ impl<'a, F> Noted<'a, F> {
     }
 }
 
-impl<F> Keep<F> for Noted<'_, F> {
+impl<F: File> Keep<F> for Noted<'_, F> {
     fn caps(&self) -> Caps {
         self.keep.caps()
     }
@@ -72,6 +100,22 @@ impl<F> Keep<F> for Noted<'_, F> {
         self.keep.forget(handle);
     }
 
+    fn token(&self) -> Option<Token> {
+        self.own
+    }
+
+    fn find(&self, identity: Identity, order: &dyn Fn(&F) -> Ordering) -> Option<Token> {
+        self.peers?.find(identity, order)
+    }
+
+    fn need(&self, token: Token) -> Result<(), Failure> {
+        self.tie(token, |bond| &mut bond.needs)
+    }
+
+    fn bind(&self, token: Token) -> Result<(), Failure> {
+        self.tie(token, |bond| &mut bond.with)
+    }
+
     fn progress(&self, done: u64, total: u64) -> Result<(), Failure> {
         self.keep.progress(done, total)
     }
@@ -81,15 +125,19 @@ impl<F> Keep<F> for Noted<'_, F> {
 struct Released<'a, F> {
     recall: &'a dyn Recall<F>,
     kept: RefCell<Vec<Handle>>,
+    /// Of a retrieval, what it is bound to.
+    bound: Option<&'a Bound<F>>,
+    given: RefCell<Vec<(Token, F)>>,
 }
 
-impl<'a, F> Released<'a, F> {
+impl<'a, F: File> Released<'a, F> {
     fn new(recall: &'a dyn Recall<F>, kept: &[Handle]) -> Self {
-        Self { recall, kept: RefCell::new(kept.to_vec()) }
+        let kept = RefCell::new(kept.to_vec());
+        Self { recall, kept, bound: None, given: RefCell::default() }
     }
 }
 
-impl<F> Recall<F> for Released<'_, F> {
+impl<F: File> Recall<F> for Released<'_, F> {
     fn caps(&self) -> Caps {
         self.recall.caps()
     }
@@ -115,6 +163,27 @@ impl<F> Recall<F> for Released<'_, F> {
         self.recall.release(handle);
     }
 
+    fn file(&self, token: Token) -> Result<F, Failure> {
+        let needs = self.bound.map_or(&[][..], |bound| &bound.needs);
+        match needs.binary_search_by_key(&token, |(other, _)| *other) {
+            Ok(at) => needs.get(at).map(|(_, file)| file.clone()),
+            Err(_) => None,
+        }
+        .ok_or_else(|| {
+            Failure::new(Errno::NoEnt, format!("the file was not kept as one that needs {token}"))
+        })
+    }
+
+    fn give(&self, token: Token, file: F) -> Result<(), Failure> {
+        let waiting = self.bound.is_some_and(|bound| bound.needed_by.binary_search(&token).is_ok());
+        if !waiting {
+            let reason = format!("{token} does not need this file, or is there already");
+            return Err(Failure::new(Errno::NoEnt, reason));
+        }
+        self.given.borrow_mut().push((token, file));
+        Ok(())
+    }
+
     fn progress(&self, done: u64, total: u64) -> Result<(), Failure> {
         self.recall.progress(done, total)
     }
@@ -126,16 +195,23 @@ fn keeping<F: File>(
     before: &[Handle],
     keep: impl FnOnce(&dyn Keep<F>) -> Result<u64, Failure>,
 ) -> Outcome<F> {
-    let noted = Noted::new(carrier, before);
+    keeping_noted(Noted::new(carrier, before), before, keep)
+}
+
+fn keeping_noted<'a, F: File>(
+    noted: Noted<'a, F>,
+    before: &[Handle],
+    keep: impl FnOnce(&dyn Keep<F>) -> Result<u64, Failure>,
+) -> Outcome<F> {
     match keep(&noted) {
-        Ok(data) => Outcome {
-            result: Ok(Answer::Data(data)),
-            kept: Some(noted.kept.into_inner()),
-            late: false,
-        },
+        Ok(data) => {
+            let bond = noted.bond.take();
+            let kept = Some(noted.kept.into_inner());
+            Outcome { bond, ..Outcome::of(Ok(Answer::Data(data)), kept) }
+        }
         Err(failure) => {
             let kept = noted.forget_all_but(before);
-            Outcome { result: Err(failure), kept: Some(kept), late: false }
+            Outcome::of(Err(failure), Some(kept))
         }
     }
 }
@@ -149,7 +225,7 @@ fn undoing<F: File>(
     let noted = Noted::new(carrier, kept);
     undo(&noted);
     noted.forget_all_but(&[]);
-    Outcome { result: Ok(Answer::Done), kept: Some(Vec::new()), late: false }
+    Outcome::of(Ok(Answer::Done), Some(Vec::new()))
 }
 
 /// Something that recalls: `retrieve`, `can_finish`, `boot`.
@@ -158,9 +234,17 @@ fn recalling<F: File>(
     kept: &[Handle],
     recall: impl FnOnce(&dyn Recall<F>) -> Result<Answer<F>, Failure>,
 ) -> Outcome<F> {
-    let released = Released::new(carrier, kept);
+    recalling_bound(Released::new(carrier, kept), recall)
+}
+
+fn recalling_bound<'a, F: File>(
+    released: Released<'a, F>,
+    recall: impl FnOnce(&dyn Recall<F>) -> Result<Answer<F>, Failure>,
+) -> Outcome<F> {
     let result = recall(&released);
-    Outcome { result, kept: Some(released.kept.into_inner()), late: false }
+    // What was made along with a file that was not made has no use.
+    let given = if result.is_ok() { released.given.take() } else { Vec::new() };
+    Outcome { given, ..Outcome::of(result, Some(released.kept.into_inner())) }
 }
 
 /// Something that ends: `finish`.
@@ -174,7 +258,7 @@ fn ending<F: File>(
     for handle in released.kept.into_inner() {
         carrier.release(handle);
     }
-    Outcome { result: Ok(Answer::Done), kept: Some(Vec::new()), late: false }
+    Outcome::of(Ok(Answer::Done), Some(Vec::new()))
 }
 
 fn cannot<F: File>(reason: &str) -> Outcome<F> {
@@ -196,19 +280,24 @@ impl<F: File> Call<F> {
     #[must_use]
     pub fn run(&self, carrier: &dyn Carrier<F>) -> Outcome<F> {
         match &self.target {
-            Target::Outgoing { handler, file, data, kept } => {
+            Target::Outgoing { handler, file, data, kept, peers } => {
                 let session = self.location.session.as_ref();
                 let own = session.and_then(|(_, name)| carrier.for_session(name));
                 let carrier: &dyn Keep<F> = match &own {
                     Some(own) => &**own,
                     None => carrier,
                 };
+                let noted = || Noted {
+                    own: self.location.token,
+                    peers: peers.as_deref(),
+                    ..Noted::new(carrier, kept)
+                };
                 match (handler, self.phase) {
                     (Some(handler), Phase::Prepare) => {
-                        keeping(carrier, kept, |keep| handler.prepare(file, keep))
+                        keeping_noted(noted(), kept, |keep| handler.prepare(file, keep))
                     }
                     (Some(handler), Phase::Freeze) => {
-                        keeping(carrier, kept, |keep| handler.freeze(file, *data, keep))
+                        keeping_noted(noted(), kept, |keep| handler.freeze(file, *data, keep))
                     }
                     (Some(handler), _) => {
                         undoing(carrier, kept, |keep| handler.cancel(file, *data, keep))
@@ -216,12 +305,16 @@ impl<F: File> Call<F> {
                     (None, _) => undoing(carrier, kept, |_| {}),
                 }
             }
-            Target::Incoming { handler, file, data, kept, reclaimed } => {
+            Target::Incoming { handler, file, data, kept, reclaimed, bound } => {
                 let Some(handler) = handler else { return ending(carrier, kept, |_| {}) };
                 match self.phase {
-                    Phase::Retrieve => recalling(carrier, kept, |recall| {
-                        handler.retrieve(*data, recall).map(Answer::File)
-                    }),
+                    Phase::Retrieve => {
+                        let released =
+                            Released { bound: Some(bound), ..Released::new(carrier, kept) };
+                        recalling_bound(released, |recall| {
+                            handler.retrieve(*data, recall).map(Answer::File)
+                        })
+                    }
                     Phase::CanFinish => recalling(carrier, kept, |recall| {
                         Ok(Answer::May(handler.can_finish(file.as_ref(), *data, recall)))
                     }),
@@ -281,6 +374,6 @@ impl<F: File> Call<F> {
             },
             Task::Retire => carrier.retire().map(|()| Answer::Done),
         };
-        Outcome { result, kept: None, late: false }
+        Outcome::of(result, None)
     }
 }

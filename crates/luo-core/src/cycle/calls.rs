@@ -8,7 +8,7 @@ use alloc::{string::ToString, vec::Vec};
 use crate::{
     Call, CallKind, CarrierId, Criticality, File, Handle, Location, Orchestrator, Phase, SessionId,
     State, Token,
-    call::{Target, Task},
+    call::{Bound, Target, Task},
     cycle::{FileStep, HandoverStep, InFlight, Job, SharedStep, SubStep, TreeStep, Unit},
     registry::HandlerId,
     subsystems::{SubId, SubKind, gone_failure},
@@ -130,8 +130,20 @@ impl<F: File> Orchestrator<F> {
         let location = self.file_location(session, token, handler);
         let handler = handler.and_then(|id| self.handlers.get(id)).map(|e| e.handler.clone());
         let target = match (reclaimed, file) {
-            (Some(reclaimed), file) => Target::Incoming { handler, file, data, kept, reclaimed },
-            (None, Some(file)) => Target::Outgoing { handler, file, data, kept },
+            (Some(reclaimed), file) => {
+                let bound = match step {
+                    FileStep::Retrieve => self.bound(session, token),
+                    _ => Bound::default(),
+                };
+                Target::Incoming { handler, file, data, kept, reclaimed, bound }
+            }
+            (None, Some(file)) => {
+                let refers =
+                    step != FileStep::Cancel && handler.as_ref().is_some_and(|h| h.refers());
+                let there = self.sessions.peek_mut(session).filter(|_| refers);
+                let peers = there.map(|session| session.peers());
+                Target::Outgoing { handler, file, data, kept, peers }
+            }
             (None, None) => return None,
         };
         let data = (phase != Phase::Prepare).then_some(data);
@@ -265,6 +277,7 @@ impl<F: File> Orchestrator<F> {
                 .iter()
                 .filter(|(_, file)| wanted(file.state) && !file.doomed)
                 .map(|(token, file)| FileOut {
+                    needs: session.outgoing_bonds.needs(*token).to_vec(),
                     token: *token,
                     compatible: file.compatible.clone(),
                     data: file.data,

@@ -27,11 +27,14 @@ impl<F: File> Orchestrator<F> {
         let prepare = [
             Stage::Shared(SharedStage::Prepare),
             Stage::Files(FileStep::Prepare),
+            Stage::Together(FileStep::Prepare),
+            Stage::CancelLeftOut,
             Stage::Shared(SharedStage::Drop),
         ];
         let freeze = |force| {
             [
                 Stage::Files(FileStep::Freeze),
+                Stage::Together(FileStep::Freeze),
                 Stage::CancelLeftOut,
                 Stage::Shared(SharedStage::Freeze { force }),
                 Stage::Shared(SharedStage::Drop),

@@ -51,6 +51,9 @@ impl<F: File> Orchestrator<F> {
                 if late {
                     self.returned(job.unit, outcome.result, outcome.kept);
                 } else {
+                    if let (Unit::File(session, token, _), Ok(_)) = (job.unit, &outcome.result) {
+                        self.take_bond(session, token, outcome.bond, outcome.given);
+                    }
                     self.settle(job, outcome.result, outcome.kept);
                 }
             }
@@ -106,7 +109,7 @@ impl<F: File> Orchestrator<F> {
         self.cycle.get(job.owner).map_or(Level::File, |transition| transition.level())
     }
 
-    fn file_dirty(&mut self, session: SessionId, side: Side, token: Token) {
+    pub(crate) fn file_dirty(&mut self, session: SessionId, side: Side, token: Token) {
         self.dirty.files.insert(FileKey { session, side, token });
     }
 
@@ -154,7 +157,7 @@ impl<F: File> Orchestrator<F> {
     }
 
     /// A `prepare` or `freeze` of a file failed.
-    fn keep_failed(&mut self, job: Job, session: SessionId, token: Token, error: Error) {
+    pub(crate) fn keep_failed(&mut self, job: Job, session: SessionId, token: Token, error: Error) {
         let alone = self.cycle.get(job.owner).is_some_and(|t| t.level() == Level::File);
         let Some(file) = self.sessions.outgoing(session, token) else {
             return self.cycle.settled(job.owner);
@@ -231,6 +234,7 @@ impl<F: File> Orchestrator<F> {
             file.kept = Vec::new();
             file.doomed = false;
         }
+        self.unbind(session, token);
         self.choose_one(session, token, CarrierId::NEAR);
         self.file_dirty(session, Side::Outgoing, token);
     }
@@ -261,7 +265,7 @@ impl<F: File> Orchestrator<F> {
         match result {
             Ok(Answer::File(file)) => {
                 self.retrieved(session, token, file, kept);
-                self.tell_retrieved(job, session, token);
+                self.tell_retrieved(session, token);
                 self.cycle.settled(job.owner);
             }
             Ok(_) => {
@@ -297,12 +301,18 @@ impl<F: File> Orchestrator<F> {
         self.file_dirty(session, Side::Incoming, token);
     }
 
-    fn retrieve_failed(&mut self, job: Job, session: SessionId, token: Token, error: Error) {
+    pub(crate) fn retrieve_failed(
+        &mut self,
+        job: Job,
+        session: SessionId,
+        token: Token,
+        error: Error,
+    ) {
         if let Some(file) = self.sessions.incoming(session, token) {
             file.arrival = Arrival::Failed { error: error.clone(), told: false };
         }
         self.file_dirty(session, Side::Incoming, token);
-        self.tell_retrieved(job, session, token);
+        self.tell_retrieved(session, token);
         if job.owner.is_some() {
             let error = error.advise("release the file instead of carrying it");
             self.fail(job.owner, error);
@@ -310,8 +320,10 @@ impl<F: File> Orchestrator<F> {
         self.cycle.settled(job.owner);
     }
 
-    fn tell_retrieved(&mut self, _job: Job, session: SessionId, token: Token) {
+    /// A retrieval has ended: its owner is told, and who waited for it goes on.
+    pub(crate) fn tell_retrieved(&mut self, session: SessionId, token: Token) {
         self.notices.push_back(Notice::Retrieved { session, token });
+        self.restart_followers(session, token);
     }
 
     fn settle_can_finish(

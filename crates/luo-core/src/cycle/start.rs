@@ -9,7 +9,6 @@ use crate::{
     Errno, Error, Failure, File, Orchestrator, Phase, SessionId, State, Token,
     cycle::{FileStep, Job, SharedStep, SubStep, TreeStep, Unit},
     registry::{HandlerId, SharedRetrieval, unknown_handler},
-    table::Arrival,
 };
 
 impl<F: File> Orchestrator<F> {
@@ -152,12 +151,15 @@ impl<F: File> Orchestrator<F> {
         self.cycle.queue.push_back(job);
     }
 
-    /// Before the first retrieval of a handler's file comes the one of its shared state.
+    /// Before a file come those that it needs, and before the first retrieval of a handler's file
+    /// comes the one of its shared state.
     pub(crate) fn start_retrieve(&mut self, job: Job, session: SessionId, token: Token) {
+        if !self.takes_its_turn(job, session, token) {
+            return;
+        }
         let Some(file) = self.sessions.incoming(session, token) else {
             return self.cycle.settled(job.owner);
         };
-        file.arrival = Arrival::Retrieving;
         let (Some(handler), Some(_)) = (file.handler, file.data) else {
             let failure = unknown_handler(&file.compatible);
             return self.settle(job, Err(failure), None);

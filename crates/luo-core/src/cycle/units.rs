@@ -22,7 +22,15 @@ impl<F: File> Orchestrator<F> {
         let (scope, level) = (transition.scope, transition.level());
         let units = match stage {
             Stage::Shared(stage) => self.shared_units(scope, stage),
-            Stage::Files(step) => self.file_units(scope, step, level),
+            Stage::Files(step) => {
+                let units = self.file_units(scope, step, level);
+                if step == FileStep::Finish { self.in_finishing_order(id, units) } else { units }
+            }
+            Stage::Finish(units) => units,
+            Stage::Together(step) => {
+                self.keep_together(id, scope, step);
+                Vec::new()
+            }
             Stage::CancelFiles(undo) => self.cancel_units(scope, undo),
             Stage::CancelLeftOut => core::mem::take(&mut transition.to_cancel),
             Stage::Subsystems(ids, step) => {
@@ -54,7 +62,7 @@ impl<F: File> Orchestrator<F> {
         }
     }
 
-    fn in_scope(scope: Scope, token: Token) -> bool {
+    pub(crate) fn in_scope(scope: Scope, token: Token) -> bool {
         !matches!(scope, Scope::File(_, only) if only != token)
     }
 
@@ -220,10 +228,8 @@ impl<F: File> Orchestrator<F> {
             }
         }
         for job in withdrawn {
-            if let Unit::File(session, token, FileStep::Retrieve) = job.unit
-                && let Some(file) = self.sessions.incoming(session, token)
-            {
-                file.arrival = Arrival::Waiting;
+            if let Unit::File(session, token, FileStep::Retrieve) = job.unit {
+                self.retrieve_withdrawn(session, token);
             }
             self.cycle.settled(job.owner);
         }

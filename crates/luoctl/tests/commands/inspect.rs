@@ -2,7 +2,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use luo_abi::fdt::Writer;
-use luo_abi::handover::{File, Session, write_files, write_machine};
+use luo_abi::handover::{File, Session, Tokens, write_files, write_machine};
 use luo_abi::{Criticality, OnClose, Owner};
 use serde_json::{Value, json};
 
@@ -25,7 +25,13 @@ fn files() -> Vec<u8> {
         expiry: ttl.map(|_| 1_709_210_096),
         next_token: Some(27),
     };
-    let file = |token, data, criticality| File { token, compatible: "memfd-v1", data, criticality };
+    let file = |token, data, criticality| File {
+        token,
+        compatible: "memfd-v1",
+        data,
+        criticality,
+        needs: Tokens::NONE,
+    };
     write_files([
         (
             session("kv", Some(60)),

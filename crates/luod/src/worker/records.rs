@@ -16,9 +16,9 @@ use luo_abi::{
     record::{Incoming, RememberedFailure},
 };
 use luo_core::{
-    CarrierId, Compatible, Criticality, Errno, Event, Failure, FileRecord, Handle, IncomingRecord,
-    Level, MachineRecord, OnClose, Owner, Policy, SessionId, SessionName, SessionRecord,
-    SharedRecord, Side, State, SubsystemName, SubsystemRecord, Token,
+    Bond, CarrierId, Compatible, Criticality, Errno, Event, Failure, FileRecord, Handle,
+    IncomingRecord, Level, MachineRecord, OnClose, Owner, Policy, SessionId, SessionName,
+    SessionRecord, SharedRecord, Side, State, SubsystemName, SubsystemRecord, Token,
 };
 
 /// So many handles of a file are written without an allocation.
@@ -26,6 +26,7 @@ const FEW: usize = 8;
 
 const _: () = assert!(abi::MachineRecord::MAX_SIZE <= luo_abi::keeper::MAX_RECORD);
 const _: () = assert!(abi::SessionRecord::MAX_SIZE <= luo_abi::keeper::MAX_RECORD);
+const _: () = assert!(abi::FileRecord::BONDS_MAX == Bond::MAX);
 const _: () = assert!(abi::FileRecord::MAX_SIZE <= luo_abi::keeper::MAX_RECORD);
 
 /// Why a record could not be written or read.
@@ -290,6 +291,8 @@ pub(crate) fn file(
         pinned: record.pinned,
         request: extra.request,
         index: extra.index,
+        needs: put_tokens(&record.bond.needs).into(),
+        with: put_tokens(&record.bond.with).into(),
     };
     bytes.clear();
     Ok(record.encode_into(bytes)?)
@@ -324,8 +327,18 @@ pub(crate) fn read_file(bytes: &[u8]) -> Result<(FileRecord, FileExtra), RecordE
         incoming,
         reclaimed: record.reclaimed,
         pinned: record.pinned,
+        bond: Bond { needs: get_tokens(&record.needs), with: get_tokens(&record.with) },
     };
     Ok((record, extra))
+}
+
+/// Of most files none, which allocates nothing.
+fn put_tokens(tokens: &[Token]) -> Vec<u64> {
+    tokens.iter().map(|token| token.0).collect()
+}
+
+fn get_tokens(tokens: &[u64]) -> Vec<Token> {
+    tokens.iter().copied().map(Token).collect()
 }
 
 #[cfg(test)]
@@ -408,9 +421,14 @@ mod tests {
         }
     }
 
+    fn tokens() -> impl Strategy<Value = Vec<Token>> {
+        collection::vec(any::<u64>().prop_map(Token), 0..4)
+    }
+
     prop_compose! {
         fn any_file()(
             (session, token, data, pinned) in any::<(u64, u64, Option<u64>, u64)>(),
+            bond in (tokens(), tokens()).prop_map(|(needs, with)| Bond { needs, with }),
             side in select(vec![Side::Outgoing, Side::Incoming]),
             compatible in compatible(),
             criticality in select(&CRITICALITIES[..]),
@@ -421,7 +439,7 @@ mod tests {
         ) -> FileRecord {
             FileRecord {
                 session: SessionId(session), side, token: Token(token), compatible: compatible.into(), criticality,
-                state, level, data, kept, incoming, reclaimed, pinned,
+                state, level, data, kept, incoming, reclaimed, pinned, bond,
             }
         }
     }
@@ -478,6 +496,7 @@ mod tests {
             }),
             reclaimed: false,
             pinned: 5,
+            bond: Bond::default(),
         }
     }
 

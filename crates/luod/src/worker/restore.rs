@@ -231,7 +231,7 @@ impl Loaded {
             in_use.extend(record.kept.iter().map(|Handle(handle)| *handle));
             let place = FileKey { session: record.session, side: record.side, token: record.token };
             let has_file = file.is_some();
-            if !core.handlers().any(|handler| handler.compatible() == &*record.compatible) {
+            if !core.knows(&record.compatible) {
                 unknown.push(format!(
                     "token {} of session {} is of the handler {}, which luod {} does not have",
                     place.token,
@@ -339,6 +339,7 @@ mod tests {
             incoming: None,
             reclaimed: false,
             pinned: 0,
+            bond: luo_core::Bond::default(),
         };
         let mut bytes = Vec::new();
         records::file(&file, &FileExtra::default(), &mut bytes).unwrap();
