@@ -14,7 +14,6 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File as StdFile;
-use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -23,7 +22,7 @@ use luo_core::{Caps, Carrier, Errno, Failure, Handle, Keep, Reach, Recall};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fstat, memfd_create};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::HostFile;
+use crate::{HostFile, io_failure};
 
 #[cfg(test)]
 mod tests;
@@ -325,12 +324,12 @@ impl<S: Slots> Keep<HostFile> for KeeperCarrier<S> {
     }
 
     fn keep_memory(&self, memory: &HostFile, len: u64) -> Result<Handle, Failure> {
-        check_memory(memory, len)?;
+        memory.has_memory(len)?;
         self.put_file(memory, Some(len))
     }
 
     fn refresh_memory(&self, handle: Handle, memory: &HostFile, len: u64) -> Result<(), Failure> {
-        check_memory(memory, len)?;
+        memory.has_memory(len)?;
         let (kept, slot) = self.find(handle)?;
         let renewed = match kept.kind.get() {
             kept::MEMORY => record(kept::MEMORY, len).as_bytes().to_vec(),
@@ -470,26 +469,6 @@ fn read_bytes(slot: &Slot) -> Result<Vec<u8>, Failure> {
     }
 }
 
-fn check_memory(memory: &HostFile, len: u64) -> Result<(), Failure> {
-    let stat = fstat(memory.as_fd()).map_err(|e| io_failure(e.into(), "not a readable file"))?;
-    let kind = memory.memory().map_err(|e| io_failure(e, "not a readable file"))?;
-    if kind.is_none() {
-        return Err(Failure::new(Errno::Inval, "not a memory file: neither shmem nor hugetlb"));
-    }
-    match u64::try_from(stat.st_size) {
-        Ok(size) if size >= len => Ok(()),
-        _ => Err(Failure::new(
-            Errno::Inval,
-            format!("the memory file has {} bytes, fewer than the {len} to keep", stat.st_size),
-        )),
-    }
-}
-
 fn missing(handle: Handle) -> Failure {
     Failure::new(Errno::NoEnt, format!("nothing of that kind is kept under {:#x}", handle.0))
-}
-
-fn io_failure(error: std::io::Error, what: &str) -> Failure {
-    let errno = error.raw_os_error().map_or(Errno::Io, Errno::from_raw);
-    Failure::new(errno, format!("{what}: {error}")).because(error)
 }

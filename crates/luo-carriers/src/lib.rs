@@ -11,3 +11,11 @@ pub mod liveupdate;
 
 pub use host::{Ahead, HostFile, MemoryKind};
 pub use keeper::{KeeperCarrier, Slot, Slots};
+
+use luo_core::{Errno, Failure};
+
+/// What the system said, as a failure with its errno.
+fn io_failure(error: std::io::Error, what: &str) -> Failure {
+    let errno = error.raw_os_error().map_or(Errno::Io, Errno::from_raw);
+    Failure::new(errno, format!("{what}: {error}")).because(error)
+}

@@ -10,14 +10,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use luo_core::{Caps, Carrier, Errno, Failure, Handle, Keep, Reach, Recall};
-use rustix::fs::{MemfdFlags, fstat, memfd_create};
+use rustix::fs::{MemfdFlags, memfd_create};
 
+use super::copy;
 use super::copy::{Chunks, Window};
 use super::file::{Access, FileMedium, machine_id};
 use super::store::Arena;
-use super::{copy, io_failure};
-use crate::HostFile;
 use crate::keeper::Progress;
+use crate::{HostFile, io_failure};
 
 /// How many memory files stay mapped from `prepare` to `freeze` at the most: a process may have
 /// 65,530 mappings.
@@ -97,7 +97,7 @@ impl Keep<HostFile> for ArenaCarrier {
     }
 
     fn keep_memory(&self, memory: &HostFile, len: u64) -> Result<Handle, Failure> {
-        check_memory(memory, len)?;
+        memory.has_memory(len)?;
         let progress = |done, total| self.ask(done, total);
         let window = Arc::new(Window::default());
         let handle = self.arena.put_memory(|medium, space| {
@@ -113,7 +113,7 @@ impl Keep<HostFile> for ArenaCarrier {
     }
 
     fn refresh_memory(&self, handle: Handle, memory: &HostFile, len: u64) -> Result<(), Failure> {
-        check_memory(memory, len)?;
+        memory.has_memory(len)?;
         let progress = |done, total| self.ask(done, total);
         // What is frozen is not copied again.
         let window = self.windows().remove(&handle.0).unwrap_or_default();
@@ -209,21 +209,6 @@ pub(super) fn no_live() -> Failure {
         Errno::OpNotSupp,
         "an arena keeps memory and bytes; an open descriptor does not outlive the kernel",
     )
-}
-
-pub(super) fn check_memory(memory: &HostFile, len: u64) -> Result<(), Failure> {
-    let stat =
-        fstat(memory.as_fd()).map_err(|error| io_failure(error.into(), "not a readable file"))?;
-    if memory.memory().map_err(|error| io_failure(error, "not a readable file"))?.is_none() {
-        return Err(Failure::new(Errno::Inval, "not a memory file: neither shmem nor hugetlb"));
-    }
-    match u64::try_from(stat.st_size) {
-        Ok(size) if size >= len => Ok(()),
-        _ => Err(Failure::new(
-            Errno::Inval,
-            format!("the memory file has {} bytes, fewer than the {len} to keep", stat.st_size),
-        )),
-    }
 }
 
 #[cfg(test)]

@@ -15,9 +15,9 @@ use luo_core::{Errno, Failure};
 use luo_sys::{Durability, Mapped, Protection};
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, flock};
 
-use super::io_failure;
 use super::kind::{Kind, Mapping};
 use super::medium::{Extent, Medium};
+use crate::io_failure;
 
 pub use super::kind::Place;
 

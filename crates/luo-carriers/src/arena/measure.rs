@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use luo_abi::arena::{blocks, encoded_len, handle};
 use luo_core::{Caps, Errno, Failure, Handle, Keep};
 
-use super::carrier::{check_memory, no_live};
+use super::carrier::no_live;
 use super::copy::{self, Chunks};
 use super::medium::{Extent, Medium};
 use super::store::{MAX_INLINE, catalogue_room};
@@ -99,7 +99,7 @@ impl Measure {
 
 /// What this memory would take.
 fn memory(memory: &HostFile, len: u64) -> Result<Entry, Failure> {
-    check_memory(memory, len)?;
+    memory.has_memory(len)?;
     let endless = Endless::default();
     let chunks = copy::copy_in(memory.as_fd(), len, &Nowhere, &endless, &|_, _| Ok(()))?;
     Ok(Entry {

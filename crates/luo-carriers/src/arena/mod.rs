@@ -42,11 +42,6 @@ use luo_core::{Errno, Failure};
 #[cfg(test)]
 mod crash;
 
-fn io_failure(error: std::io::Error, what: &str) -> Failure {
-    let errno = error.raw_os_error().map_or(Errno::Io, Errno::from_raw);
-    Failure::new(errno, format!("{what}: {error}")).because(error)
-}
-
 /// A region that is no arena which can be used here, as a failure; the cause is the error.
 #[must_use]
 pub fn refused(error: ArenaError) -> Failure {

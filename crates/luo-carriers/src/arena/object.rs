@@ -8,9 +8,9 @@ use luo_abi::arena::{CHUNK, Kind, Object, Placed, checksum};
 use luo_core::{Errno, Failure};
 
 use super::copy::Chunks;
-use super::io_failure;
 use super::medium::{Extent, Medium};
 use super::space::Region;
+use crate::io_failure;
 
 /// An object, and the space that it takes up for as long as somebody needs it.
 #[derive(Debug)]

@@ -31,11 +31,11 @@ use luo_core::{Errno, Failure, Handle};
 use luo_sys::{FileRange, lend_range, lent_range, lent_within};
 use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, fallocate, fstat, fstatfs, open};
 
-use super::io_failure;
 use super::medium::Extent;
 use super::object::Stored;
 use super::space::Region;
 use super::store::{Arena, Live, missing};
+use crate::io_failure;
 
 const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
 /// The unit in which a device is mapped, in bytes.

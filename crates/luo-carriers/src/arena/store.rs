@@ -21,12 +21,12 @@ use luo_abi::keeper::key;
 use luo_core::{Errno, Failure, Handle};
 
 use super::copy::{self, Chunks};
-use super::io_failure;
 use super::measure::Measured;
 use super::medium::{Extent, Medium};
 use super::object::{self, Stored};
 use super::space::{Region, Space};
 use super::view::{self, View};
+use crate::io_failure;
 
 /// The most bytes that go into the catalogue itself; longer ones get blocks of their own.
 pub const MAX_INLINE: usize = 2048;

@@ -19,10 +19,10 @@ use std::sync::{Arc, PoisonError};
 use luo_abi::arena::{Catalogue, CataloguePlace, Kind, SUPERBLOCKS, Superblock, checksum, handle};
 use luo_core::{Errno, Failure};
 
-use super::io_failure;
 use super::object::Stored;
 use super::space::Region;
 use super::store::{Arena, Live, Standing, inline, lost, seconds};
+use crate::io_failure;
 
 impl Arena {
     /// Makes `handover` and all objects the state of the arena, in one atomic step.

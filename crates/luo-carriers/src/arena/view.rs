@@ -11,7 +11,8 @@ use luo_abi::arena::{
 use luo_core::Failure;
 
 use super::medium::Medium;
-use super::{io_failure, object, refused};
+use super::{object, refused};
+use crate::io_failure;
 
 /// What an arena holds.
 #[derive(Debug)]

@@ -7,8 +7,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
+use luo_core::{Errno, Failure};
 use luo_sys::FileRange;
-use rustix::fs::{FileType, MemfdFlags, StatxFlags, fcntl_get_seals, fstatfs, memfd_create};
+use rustix::fs::{FileType, MemfdFlags, StatxFlags, fcntl_get_seals, fstat, fstatfs, memfd_create};
 
 use super::{HostFile, device, stat};
 
@@ -48,6 +49,22 @@ impl HostFile {
         };
         let _ = self.0.memory.set(kind);
         Ok(kind)
+    }
+
+    /// Fails unless it is a memory file of at least `len` bytes, so that these can be kept.
+    pub(crate) fn has_memory(&self, len: u64) -> Result<(), Failure> {
+        let unreadable = |error| crate::io_failure(error, "not a readable file");
+        let stat = fstat(self).map_err(|error| unreadable(error.into()))?;
+        if self.memory().map_err(unreadable)?.is_none() {
+            return Err(Failure::new(Errno::Inval, "not a memory file: neither shmem nor hugetlb"));
+        }
+        match u64::try_from(stat.st_size) {
+            Ok(size) if size >= len => Ok(()),
+            _ => Err(Failure::new(
+                Errno::Inval,
+                format!("the memory file has {} bytes, fewer than the {len} to keep", stat.st_size),
+            )),
+        }
     }
 
     /// The range of an arena that it is, `None` for everything else. The first look counts.

@@ -10,7 +10,7 @@ use luo_core::{Caps, Carrier, Errno, Failure, Handle, Keep, Reach, Recall, Sessi
 
 use super::incoming::{Arrived, Incoming};
 use super::kernel::{Kernel, Session};
-use super::outgoing::{Outgoing, check_memory, memory_file};
+use super::outgoing::{Outgoing, memory_file};
 use super::words;
 use crate::HostFile;
 use crate::keeper::Progress;
@@ -136,7 +136,7 @@ impl LiveUpdateCarrier {
     }
 
     fn memory_in(&self, session: &str, memory: &HostFile, len: u64) -> Result<Handle, Failure> {
-        check_memory(memory, len)?;
+        memory.has_memory(len)?;
         self.ask(0, len)?;
         let handle = self.outgoing.keep_memory(&*self.kernel, session, memory, len)?;
         match self.ask(len, len) {
@@ -159,7 +159,7 @@ impl Keep<HostFile> for LiveUpdateCarrier {
     }
 
     fn refresh_memory(&self, handle: Handle, memory: &HostFile, len: u64) -> Result<(), Failure> {
-        check_memory(memory, len)?;
+        memory.has_memory(len)?;
         self.outgoing.refresh(handle, len)
     }
 

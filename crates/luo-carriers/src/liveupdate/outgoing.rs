@@ -19,7 +19,7 @@ use luo_abi::liveupdate::{
     Object, Place, SESSION_PREFIX, ioctl::Name,
 };
 use luo_core::{Errno, Failure, File, Handle, Identity};
-use rustix::fs::{MemfdFlags, fstat, memfd_create};
+use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::kernel::{Kernel, Session};
 use super::words;
@@ -352,21 +352,4 @@ pub(super) fn memory_file(name: &str, parts: &[&[u8]]) -> Result<HostFile, Failu
         at += part.len() as u64;
     }
     Ok(HostFile::from(OwnedFd::from(file)))
-}
-
-/// Whether that many bytes of memory are there to be kept.
-pub(super) fn check_memory(memory: &HostFile, len: u64) -> Result<(), Failure> {
-    let stat = fstat(memory.as_fd())
-        .map_err(|error| words::failed("not a readable file", error.into()))?;
-    let kind = memory.memory().map_err(|error| words::failed("not a readable file", error))?;
-    if kind.is_none() {
-        return Err(Failure::new(Errno::Inval, "not a memory file: neither shmem nor hugetlb"));
-    }
-    match u64::try_from(stat.st_size) {
-        Ok(size) if size >= len => Ok(()),
-        _ => Err(Failure::new(
-            Errno::Inval,
-            format!("the memory file has {} bytes, fewer than the {len} to keep", stat.st_size),
-        )),
-    }
 }

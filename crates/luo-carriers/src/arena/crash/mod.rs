@@ -23,11 +23,11 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::copy;
 use super::file::FileMedium;
-use super::io_failure;
 use super::medium::{Extent, Medium};
 use super::resident::Reserved;
 use super::store::Arena;
 use super::view::{View, cause};
+use crate::io_failure;
 use medium::{Loss, Op, Recorder, after_crash};
 
 const MACHINE: [u8; 16] = [3; 16];
