@@ -10,7 +10,7 @@
 //! Between the bars 64 connections set and get without a pause and check every byte.
 //!
 //! `cargo xtask demo --power` shows something else: all processes are killed at once, and everything
-//! comes back from an arena's file; see [`power`].
+//! comes back from an arena's file; see [`power`]. `--kexec` replaces a kernel; see [`kexec`].
 //!
 //! Invariants:
 //! - Every process that is started here is ended here: by its guard, and on SIGINT, SIGTERM and
@@ -19,13 +19,14 @@
 //!   beyond its target is a warning, and an error with `--strict` alone: on a busy machine it says
 //!   more about the machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::failure::{Failed, Result};
 use crate::test::{Report, Run};
 use crate::workspace::Workspace;
 
 mod chart;
+pub(crate) mod kexec;
 mod machine;
 mod outcome;
 mod power;
@@ -46,10 +47,19 @@ pub(crate) struct Args {
     /// Show a loss of power instead: everything goes through an arena's file, which alone is left.
     #[arg(long, conflicts_with_all = ["report", "picture", "strict"])]
     pub(crate) power: bool,
+    /// Show a kernel that is replaced under kv, in a virtual machine (see docs/lab.md).
+    #[arg(long, conflicts_with_all = ["power", "strict"])]
+    pub(crate) kexec: bool,
+    /// What takes kv's memory to the next kernel.
+    #[arg(long, value_enum, requires = "kexec", default_value_t = kexec::Carrier::Auto)]
+    pub(crate) carrier: kexec::Carrier,
+    /// Install nothing for the virtual machine; say what is missing.
+    #[arg(long, requires = "kexec")]
+    pub(crate) no_install: bool,
     /// Little data, short steps and debug builds; for tests.
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Where to write the report [default: target/demo/report.html].
+    /// Where to write the report [default: target/demo/report.html, with --kexec kexec.html].
     #[arg(long, value_name = "PATH")]
     pub(crate) report: Option<PathBuf>,
     /// Also write the chart by itself, as an SVG image for documents.
@@ -65,7 +75,12 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     if args.power {
         return power::show(workspace, args.quick);
     }
-    let misses = show(workspace, args)?;
+    if args.kexec {
+        let places =
+            kexec::Places { report: args.report.as_deref(), picture: args.picture.as_deref() };
+        return kexec::show(workspace, args.carrier, args.quick, !args.no_install, &places);
+    }
+    let misses = show(workspace, args.quick, args.report.as_deref(), args.picture.as_deref())?;
     if args.strict && !misses.is_empty() {
         return Err(Failed::new("a latency missed its target, and --strict was given"));
     }
@@ -75,9 +90,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
 /// The stage of `cargo xtask test`.
 pub(crate) fn stage(run: &Run<'_>) -> Result<Report> {
     let report = run.workspace.target().join("demo/quick.html");
-    let args =
-        Args { power: false, quick: true, report: Some(report), picture: None, strict: false };
-    let misses = show(run.workspace, &args)?;
+    let misses = show(run.workspace, true, Some(&report), None)?;
     Ok(Report { notes: misses, ..Report::passed() })
 }
 
@@ -88,19 +101,25 @@ pub(crate) fn power_stage(run: &Run<'_>) -> Result<Report> {
 }
 
 /// Runs it; gives the latencies that missed their targets, in words.
-fn show(workspace: &Workspace, args: &Args) -> Result<Vec<String>> {
+fn show(
+    workspace: &Workspace,
+    quick: bool,
+    report: Option<&Path>,
+    picture: Option<&Path>,
+) -> Result<Vec<String>> {
     let _watched = processes::watch_signals()?;
-    let programs = Programs::build(workspace, !args.quick)?;
-    let wanted = if args.quick { Sizes::QUICK } else { Sizes::FULL };
+    let programs = Programs::build(workspace, !quick)?;
+    let wanted = if quick { Sizes::QUICK } else { Sizes::FULL };
     let sizes = wanted.within(machine::available_bytes()?)?;
     for shortage in &sizes.shortages {
         println!("NOTE: {shortage}");
     }
     let outcome = steps::run(&programs, &sizes)?;
 
-    let path = args.report.clone().unwrap_or_else(|| workspace.target().join("demo/report.html"));
+    let path =
+        report.map_or_else(|| workspace.target().join("demo/report.html"), Path::to_path_buf);
     report::write(&path, &outcome)?;
-    if let Some(picture) = &args.picture {
+    if let Some(picture) = picture {
         report::write_picture(picture, &outcome)?;
     }
     print!("\n{}", table::text(&outcome));

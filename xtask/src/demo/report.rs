@@ -11,7 +11,8 @@ use super::outcome::{Outcome, Verdict};
 use super::table::{mebibytes, milliseconds, number};
 use crate::failure::{Context as _, Result};
 
-const STYLE: &str = "
+/// How pages look.
+pub(super) const STYLE: &str = "
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2rem 1.25rem 3rem; max-width: 1080px; background: var(--paper);
   color: var(--ink); font: 15px/1.5 system-ui, -apple-system, 'Segoe UI', sans-serif; }
@@ -80,7 +81,8 @@ pub(super) fn write_picture(path: &Path, outcome: &Outcome) -> Result<()> {
     save(path, &chart::picture(outcome))
 }
 
-fn save(path: &Path, text: &str) -> Result<()> {
+/// Writes a file, and the directory that it is in.
+pub(super) fn save(path: &Path, text: &str) -> Result<()> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).context(|| format!("make {}", dir.display()))?;
     }

@@ -111,6 +111,12 @@ pub(super) fn milliseconds(milliseconds: f64) -> String {
     }
 }
 
+/// As [`milliseconds`], of what may lie before a moment.
+pub(super) fn milliseconds_signed(value: f64) -> String {
+    let sign = if value < 0.0 { "-" } else { "" };
+    format!("{sign}{}", milliseconds(value.abs()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

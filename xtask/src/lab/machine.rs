@@ -96,7 +96,8 @@ impl Output {
 /// Who answers in the guest.
 #[derive(Debug, Clone)]
 pub(crate) struct Hello {
-    boot_id: String,
+    /// Another one for each boot.
+    pub(crate) boot_id: String,
     /// The kernel's release.
     pub(crate) release: String,
     /// Since the kernel started.
@@ -295,7 +296,7 @@ impl<'a> Machine<'a> {
 
     /// Puts a kernel and its file system into the guest; where they lie there.
     pub(crate) fn push_kernel(&self, kernel: Kernel) -> Result<(&'static str, &'static str)> {
-        let files = self.lab.kernel(kernel);
+        let files = self.lab.kernel(kernel)?;
         for (from, to) in [(&files.image, NEXT_KERNEL), (&files.initrd, NEXT_INITRD)] {
             let content = fs::read(from).context(|| format!("read {}", from.display()))?;
             self.push(to, 0o644, &content)?;
@@ -485,7 +486,7 @@ fn qemu(
     console: &Path,
     control: &Path,
 ) -> Result<Command> {
-    let files = lab.kernel(config.kernel);
+    let files = lab.kernel(config.kernel)?;
     let program = |name: &str| {
         needs::program(name).ok_or_else(|| Failed::new(format!("{name} is not installed")))
     };

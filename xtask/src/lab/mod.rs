@@ -15,6 +15,8 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use clap::ValueEnum as _;
+
 use crate::failure::{Failed, Result};
 use crate::test::{Report, Run};
 use crate::workspace::Workspace;
@@ -22,10 +24,12 @@ use crate::workspace::Workspace;
 mod agent;
 mod apt;
 mod cpio;
+pub(crate) mod guest;
 mod initramfs;
 mod kernel;
 mod libraries;
-mod machine;
+pub(crate) mod machine;
+pub(crate) mod medium;
 mod needs;
 mod place;
 mod qmp;
@@ -53,7 +57,7 @@ pub(crate) struct Args {
 }
 
 /// Works everywhere.
-const EMULATION: &str = "tcg,thread=multi";
+pub(crate) const EMULATION: &str = "tcg,thread=multi";
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
@@ -109,25 +113,30 @@ pub(crate) struct Lab {
     pub(crate) acceleration: String,
     /// Of the own kernel.
     pub(crate) selftests: Option<PathBuf>,
-    own: KernelFiles,
-    stock: KernelFiles,
+    /// Those that were asked for, here and below.
+    own: Option<KernelFiles>,
+    stock: Option<KernelFiles>,
 }
 
 impl Lab {
-    /// Fetches and builds what is not there yet.
+    /// Fetches and builds what is not there yet of what machines with these kernels need.
     pub(crate) fn set_up(
         workspace: &Workspace,
         may_install: bool,
         renew: bool,
         acceleration: &str,
+        kernels: &[Kernel],
     ) -> Result<Self> {
         if !cfg!(target_arch = "x86_64") {
             return Err(Failed::new("the lab knows x86-64 only, and this machine is another one"));
         }
         let place = Place::find()?;
         needs::provide(needs::TO_RUN, may_install)?;
-        let stock = stock::ensure(&place, may_install, renew)?;
-        let own = kernel::ensure(&place, may_install, renew)?;
+        let wanted = |kernel| kernels.contains(&kernel);
+        let stock =
+            wanted(Kernel::Stock).then(|| stock::ensure(&place, may_install, renew)).transpose()?;
+        let own =
+            wanted(Kernel::Own).then(|| kernel::ensure(&place, may_install, renew)).transpose()?;
         let programs = Programs::build(workspace)?;
         let dir = workspace.target().join("lab");
         let files = |name: &str, image: PathBuf, modules: &[PathBuf]| {
@@ -136,26 +145,31 @@ impl Lab {
             Ok::<_, Failed>(KernelFiles { image, initrd })
         };
         Ok(Self {
-            own: files("own", own.image, &[])?,
-            stock: files("stock", stock.image, &stock.modules)?,
-            selftests: own.selftests,
+            selftests: own.as_ref().and_then(|own| own.selftests.clone()),
+            own: own.map(|own| files("own", own.image, &[])).transpose()?,
+            stock: stock.map(|stock| files("stock", stock.image, &stock.modules)).transpose()?,
             acceleration: acceleration.to_owned(),
             dir: dir.clone(),
         })
     }
 
     /// A kernel's files.
-    pub(crate) fn kernel(&self, kernel: Kernel) -> &KernelFiles {
-        match kernel {
+    pub(crate) fn kernel(&self, kernel: Kernel) -> Result<&KernelFiles> {
+        let files = match kernel {
             Kernel::Own => &self.own,
             Kernel::Stock => &self.stock,
-        }
+        };
+        files.as_ref().ok_or_else(|| {
+            Failed::new(format!("this lab was set up without the kernel {kernel:?}"))
+        })
     }
 }
 
 /// Runs a subcommand.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
-    let set_up = |renew| Lab::set_up(workspace, !args.no_install, renew, &args.accel);
+    let set_up = |renew| {
+        Lab::set_up(workspace, !args.no_install, renew, &args.accel, Kernel::value_variants())
+    };
     match &args.command {
         Command::Test { list: true, .. } => {
             for test in tests::ALL {
@@ -165,8 +179,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         }
         Command::Setup { renew } => {
             let lab = set_up(*renew)?;
-            println!("own kernel:   {}", lab.own.image.display());
-            println!("stock kernel: {}", lab.stock.image.display());
+            for kernel in Kernel::value_variants() {
+                println!("{kernel:?} kernel: {}", lab.kernel(*kernel)?.image.display());
+            }
             println!("file systems: {}", lab.dir.display());
             Ok(())
         }
@@ -209,7 +224,7 @@ pub(crate) fn stage(run: &Run<'_>) -> Result<Report> {
     if std::env::var_os(SWITCH).is_some_and(|value| value == "off") {
         return skip(&format!("{SWITCH}=off is set"));
     }
-    match Lab::set_up(run.workspace, run.may_install, false, EMULATION) {
+    match Lab::set_up(run.workspace, run.may_install, false, EMULATION, Kernel::value_variants()) {
         Ok(lab) => Ok(run_tests(&lab, &tests::ALL.iter().collect::<Vec<_>>())),
         Err(failed) => skip(&failed.chain()),
     }
@@ -235,4 +250,9 @@ fn run_tests(lab: &Lab, chosen: &[&tests::Test]) -> Report {
         }
     }
     report
+}
+
+/// Fails with a sentence unless something holds.
+pub(crate) fn must(holds: bool, what: impl FnOnce() -> String) -> Result<()> {
+    if holds { Ok(()) } else { Err(Failed::new(what())) }
 }

@@ -83,7 +83,10 @@ fn cross(lab: &Lab, medium: &Medium, way: Way, kernels: &[Kernel]) -> Result<Str
                 machine.load(*kernel)?;
                 machine.kexec()?
             }
-            Way::Reboot => reboot(&mut machine, medium, *kernel)?,
+            Way::Reboot => {
+                guest::load(&machine, *kernel)?;
+                guest::reboot(&mut machine, *medium)?
+            }
         };
         medium.attach(&machine)?;
         luod = guest::start_luod(&machine, &configuration)?;
@@ -115,24 +118,6 @@ fn figures(took: Duration, kexec: Duration) -> String {
         took.as_secs_f64(),
         kexec.as_secs_f64()
     )
-}
-
-/// luoctl loads the next kernel, and starts it.
-fn reboot(machine: &mut Machine<'_>, medium: &Medium, kernel: Kernel) -> Result<Duration> {
-    const LOG: &str = "/run/lab/reboot.log";
-    let (image, initrd) = machine.push_kernel(kernel)?;
-    guest::luoctl(machine, &["kexec", "load", image, "--initrd", initrd, "--reuse-cmdline"])?;
-    let words = [
-        "luoctl",
-        "--deadline",
-        "300",
-        "reboot",
-        "--carrier",
-        medium.carrier(),
-        "--accept-unknown",
-    ];
-    let luoctl = machine.spawn(&words, LOG)?;
-    machine.await_kexec_by(luoctl, LOG)
 }
 
 /// A disk's file, which is removed when this is dropped.

@@ -1,14 +1,13 @@
 //! The lab's tests. Each starts the machines that it needs, and ends them.
 
-use super::Lab;
+use super::{Lab, guest, medium, must};
 use crate::failure::{Failed, Result};
 
 mod boot;
 mod cross;
 mod damaged;
-mod guest;
+mod demo;
 mod many;
-mod medium;
 mod selftests;
 
 /// A test.
@@ -111,6 +110,18 @@ pub(super) const ALL: &[Test] = &[
         selftests: false,
     },
     Test {
+        name: "demo-liveupdate",
+        about: "`cargo xtask demo --kexec`, with little data, through /dev/liveupdate",
+        run: demo::liveupdate,
+        selftests: false,
+    },
+    Test {
+        name: "demo-arena",
+        about: "`cargo xtask demo --kexec`, with little data, through an arena on /dev/pmem0",
+        run: demo::arena,
+        selftests: false,
+    },
+    Test {
         name: "luoctl-liveupdate",
         about: "`luoctl kexec load` and `luoctl reboot` take kv through /dev/liveupdate",
         run: cross::reboot_liveupdate,
@@ -139,11 +150,6 @@ pub(super) fn chosen(words: &[String]) -> Result<Vec<&'static Test>> {
         )));
     }
     Ok(chosen)
-}
-
-/// Fails with a sentence unless something holds.
-fn must(holds: bool, what: impl FnOnce() -> String) -> Result<()> {
-    if holds { Ok(()) } else { Err(Failed::new(what())) }
 }
 
 #[cfg(test)]

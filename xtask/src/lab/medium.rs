@@ -3,15 +3,16 @@
 use luo_lab_agent::End;
 
 use super::guest::{self, PATIENT, READY};
+use super::machine::Machine;
 use super::must;
 use crate::failure::Result;
-use crate::lab::machine::Machine;
 
 /// What luod ends with after it has departed through an arena.
 const DEPARTED: i32 = 3;
 
 /// By what files cross.
-pub(super) enum Medium {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Medium {
     /// An arena on persistent memory.
     Pmem,
     /// An arena in a file on a disk.
@@ -21,7 +22,7 @@ pub(super) enum Medium {
 }
 
 impl Medium {
-    pub(super) fn carrier(&self) -> &'static str {
+    pub(crate) fn carrier(&self) -> &'static str {
         match self {
             Self::Pmem | Self::Disk => "arena",
             Self::Liveupdate => "liveupdate",
@@ -29,7 +30,7 @@ impl Medium {
     }
 
     /// The arena, where there is one.
-    pub(super) fn path(&self) -> Option<&'static str> {
+    pub(crate) fn path(&self) -> Option<&'static str> {
         match self {
             Self::Pmem => Some("/dev/pmem0"),
             Self::Disk => Some("/mnt/arena"),
@@ -37,12 +38,12 @@ impl Medium {
         }
     }
 
-    pub(super) fn configuration(&self) -> String {
+    pub(crate) fn configuration(&self) -> String {
         self.path().map(|path| format!("arena = {path:?}\n")).unwrap_or_default()
     }
 
     /// Has it there, in a kernel that has just booted.
-    pub(super) fn attach(&self, machine: &Machine<'_>) -> Result<()> {
+    pub(crate) fn attach(&self, machine: &Machine<'_>) -> Result<()> {
         match self {
             Self::Pmem => machine.until_ok(&["test", "-b", "/dev/pmem0"], READY)?,
             Self::Disk => {
@@ -55,14 +56,14 @@ impl Medium {
     }
 
     /// Gives it up before the kernel goes: a kexec asks no file system whether it is done.
-    pub(super) fn detach(&self, machine: &Machine<'_>) -> Result<()> {
+    pub(crate) fn detach(&self, machine: &Machine<'_>) -> Result<()> {
         match self {
             Self::Pmem | Self::Liveupdate => Ok(()),
             Self::Disk => machine.ok(&["umount", "/mnt"]).map(|_| ()),
         }
     }
 
-    pub(super) fn create(&self, machine: &Machine<'_>) -> Result<()> {
+    pub(crate) fn create(&self, machine: &Machine<'_>) -> Result<()> {
         let Some(path) = self.path() else { return Ok(()) };
         let size: &[&str] = match self {
             Self::Disk => &["--size", "256M"],
@@ -74,7 +75,7 @@ impl Medium {
     }
 
     /// Everything goes into it. An arena is left by luod, the kernel's sessions are held by it.
-    pub(super) fn depart(&self, machine: &Machine<'_>, luod: u32) -> Result<()> {
+    pub(crate) fn depart(&self, machine: &Machine<'_>, luod: u32) -> Result<()> {
         guest::luoctl(machine, &["prepare", "--carrier", self.carrier()])?;
         guest::luoctl(machine, &["freeze"])?;
         guest::luoctl(machine, &["depart"])?;

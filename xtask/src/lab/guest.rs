@@ -1,22 +1,25 @@
-//! luod and kv in a guest, as tests use them.
+//! luod and kv in a guest, as tests and the demonstration use them.
 
 use std::time::Duration;
 
 use kv::load::{Load, LoadOptions, RestingLoad};
 
+use super::Kernel;
+use super::machine::{KV_PORT, Machine};
+use super::medium::Medium;
 use crate::failure::{Context as _, Result};
-use crate::lab::machine::{KV_PORT, Machine};
 
 /// How long something may take to be ready where much else runs.
-pub(super) const READY: Duration = Duration::from_secs(60);
+pub(crate) const READY: Duration = Duration::from_secs(60);
 /// How long luod may take with much data.
-pub(super) const PATIENT: Duration = Duration::from_secs(300);
+pub(crate) const PATIENT: Duration = Duration::from_secs(300);
 const LUOD_LOG: &str = "/run/lab/luod.log";
 const KV_LOG: &str = "/run/lab/kv.log";
+const REBOOT_LOG: &str = "/run/lab/reboot.log";
 const CONFIGURATION: &str = "/etc/luod.toml";
 
 /// Starts luod with a configuration, and returns when it serves: its process.
-pub(super) fn start_luod(machine: &Machine<'_>, configuration: &str) -> Result<u32> {
+pub(crate) fn start_luod(machine: &Machine<'_>, configuration: &str) -> Result<u32> {
     machine.push(CONFIGURATION, 0o644, configuration.as_bytes())?;
     let luod = machine.spawn(&["luod", "--config", CONFIGURATION], LUOD_LOG)?;
     machine
@@ -26,7 +29,7 @@ pub(super) fn start_luod(machine: &Machine<'_>, configuration: &str) -> Result<u
 }
 
 /// Starts kv, and returns when it listens: its process.
-pub(super) fn start_kv(machine: &Machine<'_>) -> Result<u32> {
+pub(crate) fn start_kv(machine: &Machine<'_>) -> Result<u32> {
     let bind = format!("0.0.0.0:{KV_PORT}");
     let kv = machine.spawn(&["kv", "--bind", &bind, "--luo-deadline", "300"], KV_LOG)?;
     machine
@@ -36,7 +39,7 @@ pub(super) fn start_kv(machine: &Machine<'_>) -> Result<u32> {
 }
 
 /// Puts so many MiB into kv; what every key must hold afterwards.
-pub(super) fn fill(machine: &Machine<'_>, mib: u64) -> Result<RestingLoad> {
+pub(crate) fn fill(machine: &Machine<'_>, mib: u64) -> Result<RestingLoad> {
     let mut options = LoadOptions::default();
     options.connections = 4;
     options.fill_bytes = mib << 20;
@@ -47,15 +50,30 @@ pub(super) fn fill(machine: &Machine<'_>, mib: u64) -> Result<RestingLoad> {
 }
 
 /// Runs luoctl to its end, which has to be a good one; what it said.
-pub(super) fn luoctl(machine: &Machine<'_>, arguments: &[&str]) -> Result<String> {
+pub(crate) fn luoctl(machine: &Machine<'_>, arguments: &[&str]) -> Result<String> {
     let mut argv = vec!["luoctl", "--deadline", "300"];
     argv.extend_from_slice(arguments);
     machine.ok_within(&argv, PATIENT).context(|| format!("luod's log: {}", log(machine, LUOD_LOG)))
 }
 
+/// Has luoctl load the next kernel, with the same command line.
+pub(crate) fn load(machine: &Machine<'_>, kernel: Kernel) -> Result<()> {
+    let (image, initrd) = machine.push_kernel(kernel)?;
+    luoctl(machine, &["kexec", "load", image, "--initrd", initrd, "--reuse-cmdline"]).map(|_| ())
+}
+
+/// Has luoctl start the kernel that it has loaded, and returns when that one's agent answers: how
+/// long it took, from luoctl's start on.
+pub(crate) fn reboot(machine: &mut Machine<'_>, medium: Medium) -> Result<Duration> {
+    let words = ["luoctl", "--deadline", "300", "reboot", "--carrier", medium.carrier()];
+    let words = [&words[..], &["--accept-unknown"]].concat();
+    let luoctl = machine.spawn(&words, REBOOT_LOG)?;
+    machine.await_kexec_by(luoctl, REBOOT_LOG)
+}
+
 /// Runs the lab's client to its end, as root or as another user, which has to be a good one; what it
 /// said.
-pub(super) fn client(
+pub(crate) fn client(
     machine: &Machine<'_>,
     uid: Option<&str>,
     arguments: &[&str],
@@ -70,7 +88,7 @@ pub(super) fn client(
 }
 
 /// What luod has said so far.
-pub(super) fn luod_log(machine: &Machine<'_>) -> String {
+pub(crate) fn luod_log(machine: &Machine<'_>) -> String {
     log(machine, LUOD_LOG)
 }
 
