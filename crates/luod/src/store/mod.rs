@@ -111,7 +111,7 @@ impl Ticket {
         Self(Promise::Done(result.err()))
     }
 
-    fn waiting() -> (oneshot::Sender<Result<(), StoreError>>, Self) {
+    pub(crate) fn waiting() -> (oneshot::Sender<Result<(), StoreError>>, Self) {
         let (sender, receiver) = oneshot::channel();
         (sender, Self(Promise::Waiting(receiver)))
     }

@@ -5,12 +5,13 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use luo::wire::{self, Frame, Limits, Receiver};
 use luo_carriers::HostFile;
 use luo_core::{Criticality, Event, OnClose, Owner, Policy, Scope, SessionId, Token};
+use tokio::sync::oneshot;
 
 use super::access::Peer;
 use super::carriers::Carriers;
@@ -28,8 +29,21 @@ const LOOKS: usize = 20;
 /// Descriptors that come with a call at most.
 const DESCRIPTORS: u8 = 7;
 
+type Answer = oneshot::Sender<Result<(), StoreError>>;
+
 /// Takes every batch and forgets it.
-pub(crate) struct Nowhere;
+#[derive(Default)]
+pub(crate) struct Nowhere {
+    /// From now on no batch is taken; who waits for it, waits.
+    held: Mutex<Option<Vec<Answer>>>,
+}
+
+#[cfg(test)]
+impl Nowhere {
+    fn hold(&self) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+    }
+}
 
 impl Store for Nowhere {
     fn limits(&self) -> crate::store::Limits {
@@ -37,7 +51,14 @@ impl Store for Nowhere {
     }
 
     fn submit(&self, _: Batch) -> Ticket {
-        Ticket::done(Ok(()))
+        match &mut *self.held.lock().unwrap_or_else(PoisonError::into_inner) {
+            None => Ticket::done(Ok(())),
+            Some(held) => {
+                let (answer, ticket) = Ticket::waiting();
+                held.push(answer);
+                ticket
+            }
+        }
     }
 
     fn room(&self) -> Waiting<'_> {
@@ -74,6 +95,8 @@ pub struct Server {
     runtime: tokio::runtime::Runtime,
     tasks: tokio::task::LocalSet,
     host: Rc<Host>,
+    #[cfg(test)]
+    store: Arc<Nowhere>,
     outgoing: SessionId,
     incoming: SessionId,
     null: File,
@@ -96,7 +119,8 @@ impl Server {
             .max_blocking_threads(1)
             .build()?;
         let tasks = tokio::task::LocalSet::new();
-        let store: Arc<dyn Store> = Arc::new(Nowhere);
+        let nowhere = Arc::new(Nowhere::default());
+        let store: Arc<dyn Store> = Arc::clone(&nowhere) as _;
         let table = Arc::new(Table::new(Arc::clone(&store)));
         let custody = Custody::new(store, table, 1)?;
         let config = Config::default();
@@ -121,7 +145,16 @@ impl Server {
             });
         let [outgoing, incoming] = sessions?;
         let null = File::open("/dev/null")?;
-        Ok(Self { runtime, tasks, host, outgoing, incoming, null })
+        Ok(Self {
+            runtime,
+            tasks,
+            host,
+            #[cfg(test)]
+            store: nowhere,
+            outgoing,
+            incoming,
+            null,
+        })
     }
 
     fn session(host: &Rc<Host>, name: &str) -> Result<SessionId, Box<dyn std::error::Error>> {
@@ -214,4 +247,46 @@ async fn soon<T>(future: impl Future<Output = T>) -> Option<T> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OUTGOING: u8 = 0;
+    const INCOMING: u8 = 1;
+    const MANAGER: u8 = 3;
+    const WITH_ONE_FILE: u8 = 1 << 2;
+
+    /// What a client reads that makes this call, while the store keeps what it is given, or does
+    /// not answer.
+    fn replies(service: u8, call: &str, held: bool) -> Vec<String> {
+        let server = Server::new().unwrap();
+        if held {
+            server.store.hold();
+        }
+        let input = [&[service], call.as_bytes(), &[0]].concat();
+        let replies = server.take(&input).unwrap();
+        replies.into_iter().map(|reply| String::from_utf8(reply).unwrap()).collect()
+    }
+
+    #[test]
+    fn what_a_client_is_told_is_kept_where_it_outlives_the_worker() {
+        for (service, method, parameters) in [
+            (OUTGOING | WITH_ONE_FILE, "Session.Preserve", r#"{"count":1,"tokens":[9]}"#),
+            (OUTGOING, "Session.Unpreserve", r#"{"tokens":[1]}"#),
+            (OUTGOING, "Session.Prepare", "{}"),
+            (OUTGOING, "Session.Release", "{}"),
+            (INCOMING, "Session.Retrieve", r#"{"tokens":[1,2]}"#),
+            (INCOMING, "Session.Finish", r#"{"unclaimed":"release"}"#),
+            (INCOMING, "Session.Finish", r#"{"unclaimed":"carry"}"#),
+            (MANAGER, "CreateSession", r#"{"name":"new"}"#),
+        ] {
+            let call = format!(r#"{{"method":"io.luo.{method}","parameters":{parameters}}}"#);
+            let told = replies(service, &call, false);
+            assert_eq!(told.len(), 1, "{method}: {told:?}");
+            assert!(!told[0].contains("error"), "{method}: {told:?}");
+            assert_eq!(replies(service, &call, true), [""; 0], "{method}");
+        }
+    }
 }

@@ -309,7 +309,7 @@ mod tests {
 
     /// What a worker finds that is given one file of this handler.
     fn restored(compatible: &str) -> Restored {
-        let store: Arc<dyn Store> = Arc::new(Nowhere);
+        let store: Arc<dyn Store> = Arc::new(Nowhere::default());
         let table = Arc::new(Table::new(Arc::clone(&store)));
         let custody = Custody::new(store, table, 1).unwrap();
         let session = SessionRecord {

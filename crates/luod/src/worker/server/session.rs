@@ -272,8 +272,9 @@ impl SessionService {
                         reply.refused.push(refused(index, Some(Token(*token)), refusal));
                     }
                     Some(Ok(file)) => {
-                        // Noted before they are sent: a client that has them may finish, whichever
-                        // worker it comes to. One that did not get them asks again.
+                        // Noted, and the note kept, before they are sent: a client that has them
+                        // may finish, whichever worker it comes to. One that did not get them asks
+                        // again.
                         host.core.borrow_mut().mark_reclaimed(id, Token(*token))?;
                         reply.tokens.push(*token);
                         given.push(Descriptor::Shared(file));
@@ -287,7 +288,10 @@ impl SessionService {
             if !given.is_empty() {
                 host.time_session(TimelinePhase::Retrieve, id, began);
             }
-            host.commit();
+            if let Err(refusal) = host.commit().await {
+                // They are its files all the same; the worse is that it has to ask once more.
+                tracing::warn!(reason = refusal.reason(), "not noted that files were given");
+            }
             Ok(Reply::new(&reply).with(given))
         })
     }
