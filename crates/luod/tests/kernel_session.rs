@@ -13,8 +13,8 @@ fn without_the_device_a_client_is_told_that_there_is_none_and_keeps_its_session(
     let memory = Memory::create("ram", 4096).unwrap();
     session.preserve(1, &memory).unwrap();
     for refused in [
-        session.kernel_session().err().expect("there is no device"),
-        session.arrived_kernel_session().err().expect("there is no device"),
+        session.kernel_session().expect_err("there is no device"),
+        session.arrived_kernel_session().expect_err("there is no device"),
     ] {
         assert_eq!(refused.errno(), Some("EOPNOTSUPP"));
         let words = refused.to_string();
