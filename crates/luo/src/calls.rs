@@ -13,9 +13,9 @@ use crate::error::{Error, Refusal};
 use crate::exchange::{Answer, Prepared};
 use crate::options::Options;
 use crate::protocol::{
-    Allocate, Allocated, ClaimSession, CreateSession, Finish, MANAGER, MAX_DESCRIPTORS, Nothing,
-    Preserve, Preserved, Refused, Retrieve, Retrieved, SESSION, SessionGiven, Unclaimed,
-    Unpreserve, Unpreserved,
+    Allocate, Allocated, ClaimSession, CreateSession, Finish, GetKernelSession, KernelSessionGiven,
+    MANAGER, MAX_DESCRIPTORS, Nothing, Preserve, Preserved, Refused, Retrieve, Retrieved, SESSION,
+    SessionGiven, Unclaimed, Unpreserve, Unpreserved,
 };
 use crate::request;
 
@@ -147,6 +147,18 @@ pub(crate) fn allocated(answer: Answer) -> Result<Option<OwnedFd>, Error> {
         Some(_) => sole(&method, descriptors).map(Some),
         None => Ok(None),
     }
+}
+
+pub(crate) fn kernel_session(arrived: bool) -> Result<Prepared<'static>, Error> {
+    let parameters = GetKernelSession { arrived: Some(arrived) };
+    Prepared::new(SESSION, "GetKernelSession", &parameters, Vec::new())
+}
+
+/// A kernel session's descriptor, and the client's last token in it.
+pub(crate) fn kernel_session_given(answer: Answer) -> Result<(OwnedFd, u64), Error> {
+    let method = answer.method().to_owned();
+    let (reply, descriptors) = answer.decode::<KernelSessionGiven>()?;
+    Ok((sole(&method, descriptors)?, reply.last_token))
 }
 
 pub(crate) fn unpreserve(tokens: &[u64]) -> Result<Vec<Prepared<'static>>, Error> {

@@ -108,6 +108,7 @@ mod client;
 mod drive;
 mod error;
 mod exchange;
+mod kernel_session;
 mod manager;
 mod options;
 mod participant;
@@ -121,6 +122,7 @@ pub mod wire;
 
 pub use calls::{Recalled, Verdict};
 pub use error::{Error, Refusal};
+pub use kernel_session::{ArrivedKernelSession, KernelSession};
 pub use luo_sys::{Memory, MemoryError};
 pub use manager::{Manager, Watch};
 pub use options::{DEFAULT_DEADLINE, Options, ParticipantOptions};

@@ -6,6 +6,7 @@ use crate::blocking::{Blocking, now};
 use crate::calls::{self, Recalled, Verdict};
 use crate::client;
 use crate::error::{Error, Refusal};
+use crate::kernel_session::{ArrivedKernelSession, KernelSession};
 use crate::options::Options;
 use crate::protocol::{Info, Unclaimed};
 use luo_sys::Memory;
@@ -213,6 +214,42 @@ impl Session {
     /// reach that; [`Error::Memory`] where the file is no memory or cannot be mapped.
     pub fn retrieve_memory(&self, token: u64) -> Result<Memory, Error> {
         now(self.client.retrieve_memory(token))
+    }
+
+    /// A kernel session that the caller fills by itself, for what cannot go through luod: descriptors
+    /// that cannot be passed on, and memory that is to be charged to the caller's own cgroup. It is
+    /// made the first time, and goes along in every update through `/dev/liveupdate` until it is
+    /// [released](Self::release_kernel_session), the session itself is, or an update has arrived.
+    /// `cancel` takes nothing out of it; an update through an arena is refused while it is there.
+    ///
+    /// luod does not know what is in it: what has to be in it is there before the machine freezes,
+    /// and whoever relies on that is a participant.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP where luod does not have `/dev/liveupdate`; the error says why. EBUSY while the
+    /// machine is frozen; EEXIST where somebody else has a kernel session of that name.
+    pub fn kernel_session(&self) -> Result<KernelSession, Error> {
+        now(self.client.kernel_session())
+    }
+
+    /// The kernel session that this session's owner has filled in the kernel before; until the end of
+    /// the machine's update ([`Manager::finish`](crate::Manager::finish)), which frees what was not
+    /// retrieved by then. The end of this session's own update does not touch it. It is found by the
+    /// name of the session and its owner: where nothing but that crossed, the session is made anew.
+    ///
+    /// # Errors
+    /// ENOENT where none came; EOPNOTSUPP as [`kernel_session`](Self::kernel_session).
+    pub fn arrived_kernel_session(&self) -> Result<ArrivedKernelSession, Error> {
+        now(self.client.arrived_kernel_session())
+    }
+
+    /// luod lets go of the kernel session that [`kernel_session`](Self::kernel_session) made, if any:
+    /// the kernel takes out what is in it when the caller has dropped its own.
+    ///
+    /// # Errors
+    /// See the type.
+    pub fn release_kernel_session(&self) -> Result<(), Error> {
+        now(self.client.release_kernel_session())
     }
 
     /// Takes a file out: luod closes its duplicate.

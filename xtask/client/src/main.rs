@@ -36,6 +36,20 @@ enum Command {
         #[command(flatten)]
         what: What,
     },
+    /// Makes a session, and fills its own kernel session beside it.
+    KeepOwn {
+        /// The session.
+        session: String,
+        /// Files in the kernel session.
+        files: u64,
+    },
+    /// Claims that session in the next kernel, and compares what its kernel session has.
+    TakeOwn {
+        /// The session.
+        session: String,
+        /// Files in the kernel session.
+        files: u64,
+    },
     /// Changes one byte of a file's content where it lies on a device or in a file, which nobody may
     /// use meanwhile; says where.
     Damage {
@@ -114,6 +128,8 @@ fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Keep { what } => keep(&what),
         Command::Take { what } => take(&what),
+        Command::KeepOwn { session, files } => keep_own(&session, files),
+        Command::TakeOwn { session, files } => take_own(&session, files),
         Command::Damage { path, session, token } => damage(&path, &session, token),
         Command::Refused { session, errno } => refused(&session, &errno),
         Command::Veto { name } => veto(&name),
@@ -155,9 +171,13 @@ fn file(session: &str, token: u64) -> Result<OwnedFd, Failed> {
         let record = Record::new(&content).map_err(luo("a record"))?;
         return record.as_fd().try_clone_to_owned().map_err(system("a record's descriptor"));
     }
+    memory(&content)
+}
+
+fn memory(content: &[u8]) -> Result<OwnedFd, Failed> {
     let memory = memfd_create("lab", MemfdFlags::CLOEXEC).map_err(system("a memfd"))?;
     let mut memory = File::from(memory);
-    memory.write_all(&content).map_err(system("a memfd's content"))?;
+    memory.write_all(content).map_err(system("a memfd's content"))?;
     Ok(memory.into())
 }
 
@@ -210,6 +230,50 @@ fn take(what: &What) -> Result<(), Failed> {
     }
     println!("{compared} files compared");
     Ok(())
+}
+
+/// luod's token of the one file that it keeps beside.
+const BESIDE: u64 = 1;
+
+fn keep_own(name: &str, files: u64) -> Result<(), Failed> {
+    let session = Session::create_with(name, options()).map_err(luo(name))?;
+    session.preserve(BESIDE, file(name, BESIDE)?).map_err(luo(name))?;
+    let own = session.kernel_session().map_err(luo("the kernel session"))?;
+    for token in 0..files {
+        let kept = memory(&content(name, token))?;
+        own.preserve(token, kept).map_err(system(format!("token {token}")))?;
+    }
+    let beyond = own.preserve(own.tokens().end() + 1, memory(b"x")?).map_err(|e| e.raw_os_error());
+    if beyond != Err(Some(rustix::io::Errno::DOM.raw_os_error())) {
+        return Err(Failed::Wrong(format!("a token of luod's gives {beyond:?}")));
+    }
+    println!("{files} files in a kernel session");
+    Ok(())
+}
+
+fn take_own(name: &str, files: u64) -> Result<(), Failed> {
+    let session = Session::claim_with(name, options()).map_err(luo(name))?;
+    compare(name, BESIDE, session.retrieve(BESIDE).map_err(luo(name))?)?;
+    // The end of this session's update is not that of the machine's.
+    session.finish().map_err(luo(name))?;
+    // A copy that is closed ends nothing: luod has others.
+    drop(session.arrived_kernel_session().map_err(luo("the kernel session"))?);
+    let own = session.arrived_kernel_session().map_err(luo("the kernel session"))?;
+    for token in 0..files {
+        let came = own.retrieve(token).map_err(system(format!("token {token}")))?;
+        let expected = content(name, token);
+        let mut there = vec![0; expected.len()];
+        File::from(came).read_exact_at(&mut there, 0).map_err(system(format!("token {token}")))?;
+        if there != expected {
+            return Err(Failed::Wrong(format!("{name}, token {token}: its content differs")));
+        }
+    }
+    match own.retrieve(files) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        other => return Err(Failed::Wrong(format!("token {files}, of no file, gives {other:?}"))),
+    }
+    println!("{files} files compared");
+    session.release().map_err(luo(name))
 }
 
 fn compare(session: &str, token: u64, file: OwnedFd) -> Result<(), Failed> {

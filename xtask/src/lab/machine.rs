@@ -331,11 +331,12 @@ impl<'a> Machine<'a> {
     /// Waits for the next kernel, which a program that was started in the guest is to start; fails
     /// with what it said where it ends instead.
     pub(crate) fn await_kexec_by(&mut self, pid: u32, log: &str) -> Result<Duration> {
-        let request = Request::Wait { pid, deadline_ms: millis(LATE) };
+        // Asked anew again and again: who has asked hears nothing of the kernel's end.
+        let request = Request::Wait { pid, deadline_ms: millis(LOOK) };
         let began = Instant::now();
         while began.elapsed() < BOOT {
             // No answer: the kernel is gone, and the agent with it.
-            let Ok(answered) = self.agent.ask(&request, b"", LATE + LOOK) else { break };
+            let Ok(answered) = self.agent.ask(&request, b"", LOOK + LOOK) else { break };
             if let Answer::Ended { end, .. } = answered.answer
                 && end != End::Late
             {

@@ -45,6 +45,10 @@ pub const BYTES_TOKEN: u64 = 1;
 /// nothing else of luo's clashes with it.
 pub const SESSION_PREFIX: &str = "luo/";
 
+/// The kernel session that the owner with this uid fills by itself, for its session NAME, is
+/// `luo-own/UID/NAME`: with the uid, since in the next kernel anybody may take the name.
+pub const CLIENT_PREFIX: &str = "luo-own/";
+
 /// The bit that luod's tokens in sessions of clients have; theirs are below it.
 pub const OWN_TOKENS: u64 = 1 << 63;
 

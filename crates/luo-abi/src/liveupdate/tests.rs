@@ -124,6 +124,7 @@ fn no_handle_of_this_carrier_is_one_of_another() {
 fn no_name_of_a_luo_session_is_a_name_of_another_kernel_session_of_luo() {
     assert!(!crate::is_name_byte(b'/'));
     assert!(SESSION_PREFIX.contains('/') && !AGENT_SESSION.contains('/'));
+    assert!(CLIENT_PREFIX.contains('/') && !CLIENT_PREFIX.starts_with(SESSION_PREFIX));
 }
 
 #[test]
@@ -143,6 +144,7 @@ fn the_documented_layouts_are_those_of_the_code() {
         format!("token {CATALOGUE_TOKEN} of the kernel session `{AGENT_SESSION}`"),
         format!("token {BYTES_TOKEN} of the same"),
         format!("`{SESSION_PREFIX}NAME`"),
+        format!("`{CLIENT_PREFIX}UID/NAME`"),
     ] {
         assert!(page.contains(&words), "docs/abi.md lacks {words:?}");
     }

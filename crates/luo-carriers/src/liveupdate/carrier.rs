@@ -120,6 +120,42 @@ impl LiveUpdateCarrier {
         retired.finish()
     }
 
+    /// The kernel session for the next kernel that a client fills by itself, made where it is not
+    /// there; and whether it was made. It is in what [`outgoing`](Self::outgoing) gives, and in every
+    /// catalogue, until it is [given back](Self::forget_client).
+    ///
+    /// # Errors
+    /// EEXIST where somebody else has a kernel session of that name; what the kernel says.
+    pub fn client(&self, name: Name) -> Result<(Session, bool), Failure> {
+        self.outgoing.clients.get(&*self.kernel, name)
+    }
+
+    /// One that a luod before this one has made in this kernel.
+    pub fn adopt_client(&self, name: Name, session: Session) {
+        self.outgoing.clients.adopt(name, session);
+    }
+
+    /// Lets go of it; says whether it was there. The kernel undoes what is in it once the client has
+    /// closed its own descriptors too.
+    pub fn forget_client(&self, name: &Name) -> bool {
+        self.outgoing.clients.forget(name)
+    }
+
+    /// The kernel session of that name that came from the kernel before. It is finished with all
+    /// others, by [`end`](Self::end).
+    ///
+    /// # Errors
+    /// ENOENT where none of that name came, EINVAL where somebody else has it.
+    pub fn came_for_client(&self, name: &Name) -> Result<Session, Failure> {
+        self.incoming()?.session(name)
+    }
+
+    /// Whether clients have kernel sessions that they fill by themselves.
+    #[must_use]
+    pub fn has_clients(&self) -> bool {
+        !self.outgoing.clients.all().is_empty()
+    }
+
     fn came(&self) -> MutexGuard<'_, Came> {
         self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -135,6 +135,19 @@ impl Incoming {
         Ok(HostFile::from(file))
     }
 
+    /// A kernel session that came, by its name.
+    pub(super) fn session(&self, name: &Name) -> Result<Session, Failure> {
+        let at = self.names.iter().position(|other| other == name);
+        match at.and_then(|at| self.sessions.get(at)) {
+            Some(Ok(session)) => Ok(Session::clone(session)),
+            Some(Err((errno, reason))) => Err(Failure::new(*errno, reason.as_str())),
+            None => Err(Failure::new(
+                Errno::NoEnt,
+                format!("the kernel session {:?} did not come from the kernel before", text(name)),
+            )),
+        }
+    }
+
     pub(super) fn memory(&self, handle: Handle) -> Result<HostFile, Failure> {
         let Place::Memory { session, token, length } = self.place(handle)? else {
             return Err(missing(handle));

@@ -22,10 +22,13 @@
 //! - What came is fetched when it is asked for, and nothing is finished before
 //!   [`LiveUpdateCarrier::end`]: closing a retrieved session frees what nobody has fetched, so its
 //!   descriptor has to be held elsewhere before it is given to this module.
+//! - What clients put into kernel sessions of their own (`client`) is theirs: the catalogue names
+//!   those sessions, and nothing in them.
 //! - The kernel cannot take one file out of a session. What was forgotten stays there, and is taken
 //!   up again where the same file is kept again, until the last of that session is forgotten.
 
 mod carrier;
+mod client;
 mod incoming;
 mod kernel;
 mod outgoing;
@@ -37,6 +40,7 @@ mod double;
 mod tests;
 
 pub use carrier::{Ended, LiveUpdateCarrier};
+pub use client::client_name;
 pub use incoming::{Arrived, read_catalogue};
 pub use kernel::{Kernel, KernelSession, Session};
 pub use words::open_failed;

@@ -21,6 +21,7 @@ use luo_abi::liveupdate::{
 use luo_core::{Errno, Failure, File, Handle, Identity};
 use rustix::fs::{MemfdFlags, memfd_create};
 
+use super::client::Clients;
 use super::kernel::{Kernel, Session};
 use super::words;
 use crate::HostFile;
@@ -66,7 +67,11 @@ struct Table {
 
 /// See the module.
 #[derive(Default)]
-pub(super) struct Outgoing(Mutex<Table>);
+pub(super) struct Outgoing {
+    table: Mutex<Table>,
+    /// Those that clients fill.
+    pub(super) clients: Clients,
+}
 
 /// Kept bytes, in their order.
 type Parts = Vec<Arc<[u8]>>;
@@ -78,11 +83,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Outgoing {
     /// Handles that are given out are above this one.
     pub(super) fn after(handle: u64) -> Self {
-        Self(Mutex::new(Table { last_handle: handle, ..Table::default() }))
+        let table = Table { last_handle: handle, ..Table::default() };
+        Self { table: Mutex::new(table), clients: Clients::default() }
     }
 
     fn insert(&self, kept: Kept) -> Handle {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         table.last_handle += 1;
         let handle = liveupdate::handle(table.last_handle);
         table.objects.insert(handle, kept);
@@ -91,7 +97,7 @@ impl Outgoing {
 
     /// The kernel session of a luo session, made where it is not there, for one more object.
     fn own(&self, kernel: &dyn Kernel, session: &str) -> Result<Arc<Own>, Failure> {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         if let Some((own, users)) = table.sessions.get_mut(session) {
             *users += 1;
             return Ok(Arc::clone(own));
@@ -105,7 +111,7 @@ impl Outgoing {
 
     /// One object less is in a kernel session; the last one takes it along.
     fn let_go(&self, own: Arc<Own>) {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         let Some((_, users)) = table.sessions.get_mut(&own.session) else { return };
         *users = users.saturating_sub(1);
         let gone = if *users == 0 { table.sessions.remove(&own.session) } else { None };
@@ -153,7 +159,7 @@ impl Outgoing {
 
     /// The memory is shared with its owner: only its length can have changed.
     pub(super) fn refresh(&self, handle: Handle, now: u64) -> Result<(), Failure> {
-        match lock(&self.0).objects.get_mut(&handle.0) {
+        match lock(&self.table).objects.get_mut(&handle.0) {
             Some(Kept::Memory { length, .. }) => {
                 *length = now;
                 Ok(())
@@ -165,7 +171,7 @@ impl Outgoing {
     }
 
     pub(super) fn forget(&self, handle: Handle) {
-        let removed = lock(&self.0).objects.remove(&handle.0);
+        let removed = lock(&self.table).objects.remove(&handle.0);
         if let Some(Kept::Memory { own, .. } | Kept::Live { own, .. }) = removed {
             self.let_go(own);
         }
@@ -173,7 +179,7 @@ impl Outgoing {
 
     /// What is kept under a handle, where it is bytes: for who asks before the update.
     pub(super) fn bytes(&self, handle: Handle) -> Option<Vec<u8>> {
-        match lock(&self.0).objects.get(&handle.0) {
+        match lock(&self.table).objects.get(&handle.0) {
             Some(Kept::Bytes(bytes)) => Some(bytes.to_vec()),
             _ => None,
         }
@@ -191,7 +197,7 @@ impl Outgoing {
             }
         };
         // Its name is taken as long as it is there.
-        drop(lock(&self.0).agent.take());
+        drop(lock(&self.table).agent.take());
         let name = kernel_name(AGENT_SESSION.as_bytes())?;
         let agent = create_agent(kernel, name)?;
         // The catalogue last: where it is, all that it speaks of is.
@@ -201,12 +207,12 @@ impl Outgoing {
                 .preserve(token, file.as_fd())
                 .map_err(|error| words::preserve_failed(file, AGENT_SESSION, error))?;
         }
-        lock(&self.0).agent = Some(agent);
+        lock(&self.table).agent = Some(agent);
         Ok(())
     }
 
     fn describe(&self, handover: &[u8]) -> Result<(Catalogue, Parts), Failure> {
-        let table = lock(&self.0);
+        let table = lock(&self.table);
         let mut numbers: HashMap<*const Own, u32> = HashMap::new();
         let mut catalogue = Catalogue { handover: handover.to_vec(), ..Catalogue::default() };
         let mut parts = Vec::new();
@@ -216,6 +222,8 @@ impl Outgoing {
             numbers.insert(Arc::as_ptr(own), number);
             catalogue.sessions.push(own.name);
         }
+        // Nothing in them is in the catalogue: the next agent retrieves them, and no more.
+        catalogue.sessions.extend(self.clients.all().into_iter().map(|(name, _)| name));
         let number = |own: &Arc<Own>| numbers.get(&Arc::as_ptr(own)).copied();
         for (handle, kept) in &table.objects {
             let place =
@@ -243,23 +251,24 @@ impl Outgoing {
 
     /// Takes the handover back; says whether there was one.
     pub(super) fn revoke(&self) -> bool {
-        let agent = lock(&self.0).agent.take();
+        let agent = lock(&self.table).agent.take();
         agent.is_some()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        let table = lock(&self.0);
+        let table = lock(&self.table);
         table.objects.is_empty() && table.agent.is_none()
     }
 
     /// Every kernel session that the next kernel must find, that of the handover last.
     pub(super) fn all(&self) -> Vec<(Name, Session)> {
-        let table = lock(&self.0);
+        let table = lock(&self.table);
         let own: Vec<Arc<Own>> = table.sessions.values().map(|(own, _)| Arc::clone(own)).collect();
         let agent = table.agent.clone();
         drop(table);
         let mut all: Vec<(Name, Session)> =
             own.iter().map(|own| (own.name, Arc::clone(&lock(&own.inner).session))).collect();
+        all.extend(self.clients.all());
         all.extend(agent.and_then(|agent| Some((Name::new(AGENT_SESSION.as_bytes())?, agent))));
         all
     }

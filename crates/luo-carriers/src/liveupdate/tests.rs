@@ -12,6 +12,7 @@ use super::outgoing::candidate;
 use super::*;
 use crate::HostFile;
 use luo_core::{Carrier, Errno, Handle, Keep, Recall};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 fn memfd(bytes: &[u8]) -> HostFile {
@@ -86,6 +87,79 @@ fn everything_kept_comes_back_in_the_next_kernel() {
         assert_eq!(carrier.memory(wrong).unwrap_err().errno(), errno);
     }
     assert_eq!(carrier.bytes(one).unwrap_err().errno(), Errno::NoEnt);
+}
+
+#[test]
+fn what_a_client_has_put_into_a_kernel_session_of_its_own_comes_back_to_it() {
+    let kernel = Double::default();
+    let carrier = carrier(&kernel);
+    let own = client_name(1001, "vm").unwrap();
+    let (session, made) = carrier.client(own).unwrap();
+    assert!(made && !carrier.client(own).unwrap().1, "it is made once");
+    session.preserve(0, memfd(b"of the client").as_fd()).unwrap();
+    // luod's own files of that session go elsewhere, so that a cancel takes them out.
+    let handle = keep_in(&carrier, "vm", &memfd(b"of luod")).unwrap();
+    carrier.forget(handle);
+    assert_eq!(kernel.preserved(), 1);
+    carrier.commit(b"x").unwrap();
+    assert!(carrier.outgoing().iter().any(|(name, _)| *name == own), "the keeper holds it");
+
+    let next = kernel.kexec();
+    let carrier = arrive(next.open().unwrap()).unwrap();
+    let other = client_name(1002, "vm").unwrap();
+    let refused = carrier.came_for_client(&other).err().expect("another owner's");
+    assert_eq!(refused.errno(), Errno::NoEnt);
+    let came = carrier.came_for_client(&own).unwrap();
+    assert_eq!(content(&HostFile::from(came.fetch(0).unwrap())), b"of the client");
+    carrier.retire().unwrap();
+    assert!(carrier.end().is_empty());
+    assert_eq!((next.unfinished(), next.freed()), (0, 0));
+}
+
+#[test]
+fn what_a_client_does_not_fetch_is_freed_with_the_end_of_the_update() {
+    let kernel = Double::default();
+    let before = carrier(&kernel);
+    let own = client_name(0, "vm").unwrap();
+    before.client(own).unwrap().0.preserve(7, memfd(b"forgotten").as_fd()).unwrap();
+    before.commit(b"x").unwrap();
+    let next = kernel.kexec();
+    let carrier = arrive(next.open().unwrap()).unwrap();
+    carrier.retire().unwrap();
+    assert!(carrier.end().is_empty());
+    assert_eq!((next.unfinished(), next.freed()), (0, 1));
+    let refused = carrier.came_for_client(&own).err().expect("it is over");
+    assert_eq!(refused.errno(), Errno::NoEnt);
+}
+
+#[test]
+fn a_kernel_session_that_a_client_gives_back_is_undone() {
+    let kernel = Double::default();
+    let first = carrier(&kernel);
+    let own = client_name(0, "vm").unwrap();
+    let (session, _) = first.client(own).unwrap();
+    session.preserve(1, memfd(b"x").as_fd()).unwrap();
+    // The agent dies; the descriptor is in the keeper meanwhile.
+    drop(first);
+    let carrier = carrier(&kernel);
+    carrier.adopt_client(own, session);
+    assert!(!carrier.client(own).unwrap().1 && carrier.has_clients());
+    assert!(carrier.forget_client(&own) && !carrier.forget_client(&own));
+    assert_eq!((kernel.preserved(), kernel.sessions().len()), (0, 0));
+    assert!(!carrier.has_clients());
+}
+
+#[test]
+fn clients_kernel_sessions_have_names_of_their_own() {
+    let text = |uid, session: &str| {
+        let name = client_name(uid, session).unwrap();
+        String::from_utf8(name.as_bytes_without_nul().to_vec()).unwrap()
+    };
+    assert_eq!(text(1001, "vm"), "luo-own/1001/vm");
+    let (long, other) = ("x".repeat(63), format!("{}y", "x".repeat(62)));
+    let names = [text(1001, &long), text(1001, &other), text(1002, &long)];
+    assert!(names.iter().all(|name| name.len() <= KERNEL_NAME_MAX), "{names:?}");
+    assert!(names[0] != names[1] && names[0] != names[2], "{names:?}");
 }
 
 #[test]

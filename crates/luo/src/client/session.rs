@@ -9,6 +9,7 @@ use crate::calls::{self, Recalled, Verdict};
 use crate::drive::{Deadline, Drive};
 use crate::error::{Error, Refusal};
 use crate::exchange::{Exchange, Prepared};
+use crate::kernel_session::{ArrivedKernelSession, KernelSession};
 use crate::options::Options;
 use crate::protocol::{Info, State, Unclaimed};
 use luo_sys::Memory;
@@ -174,6 +175,23 @@ impl<D: Drive> Session<D> {
 
     pub(crate) async fn retrieve_memory(&self, token: u64) -> Result<Memory, Error> {
         Ok(Memory::from_fd(self.retrieve(token).await?)?)
+    }
+
+    pub(crate) async fn kernel_session(&self) -> Result<KernelSession, Error> {
+        let call = calls::kernel_session(false)?;
+        let (deadline, read) = (self.deadline(), calls::kernel_session_given);
+        KernelSession::new(self.connections.call(call, &deadline, read).await?)
+    }
+
+    pub(crate) async fn arrived_kernel_session(&self) -> Result<ArrivedKernelSession, Error> {
+        let call = calls::kernel_session(true)?;
+        let (deadline, read) = (self.deadline(), calls::kernel_session_given);
+        ArrivedKernelSession::new(self.connections.call(call, &deadline, read).await?)
+    }
+
+    pub(crate) async fn release_kernel_session(&self) -> Result<(), Error> {
+        let call = calls::plain("ReleaseKernelSession")?;
+        self.connections.call(call, &self.deadline(), calls::done).await
     }
 
     pub(crate) async fn unpreserve(&self, token: u64) -> Result<(), Error> {

@@ -92,6 +92,23 @@ pub struct Allocated {
     pub reason: Option<String>,
 }
 
+/// Parameters of `GetKernelSession`.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct GetKernelSession {
+    /// The one that came from the kernel before. Default: the one for the next kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrived: Option<bool>,
+}
+
+/// Reply of `GetKernelSession`; its descriptor comes along.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelSessionGiven {
+    /// What the kernel calls it.
+    pub name: String,
+    /// The client's tokens are 0 to this one.
+    pub last_token: u64,
+}
+
 /// Parameters of `Unpreserve`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Unpreserve {

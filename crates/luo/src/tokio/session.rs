@@ -6,6 +6,7 @@ use super::drive::Tokio;
 use crate::calls::{self, Recalled, Verdict};
 use crate::client;
 use crate::error::{Error, Refusal};
+use crate::kernel_session::{ArrivedKernelSession, KernelSession};
 use crate::options::Options;
 use crate::protocol::{Info, Unclaimed};
 use luo_sys::Memory;
@@ -195,6 +196,33 @@ impl Session {
     /// As there.
     pub async fn retrieve_memory(&self, token: u64) -> Result<Memory, Error> {
         self.client.retrieve_memory(token).await
+    }
+
+    /// A kernel session that the caller fills by itself. See
+    /// [`luo::Session::kernel_session`](crate::Session::kernel_session).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn kernel_session(&self) -> Result<KernelSession, Error> {
+        self.client.kernel_session().await
+    }
+
+    /// The one that was filled in the kernel before. See
+    /// [`luo::Session::arrived_kernel_session`](crate::Session::arrived_kernel_session).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn arrived_kernel_session(&self) -> Result<ArrivedKernelSession, Error> {
+        self.client.arrived_kernel_session().await
+    }
+
+    /// luod lets go of the kernel session. See
+    /// [`luo::Session::release_kernel_session`](crate::Session::release_kernel_session).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn release_kernel_session(&self) -> Result<(), Error> {
+        self.client.release_kernel_session().await
     }
 
     /// Takes a file out: luod closes its duplicate. See

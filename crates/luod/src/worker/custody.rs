@@ -33,6 +33,8 @@ pub(crate) mod space {
     pub(crate) const CAME: u8 = 7;
     /// A kernel session that the next kernel must find; the record is its name.
     pub(crate) const LEAVES: u8 = 8;
+    /// A kernel session that a client fills by itself; the record is its name.
+    pub(crate) const CLIENT: u8 = 10;
     /// How long the last live update took.
     pub(crate) const TIMELINE: u8 = 9;
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! slot DEVICE   the open device: the kernel lets it be opened once, and workers come and go
 //! slot CAME     a kernel session from the kernel before, from its retrieval to the end of `finish`
+//! slot CLIENT   a kernel session that a client fills by itself, see `client_session`
 //! slot LEAVES   a kernel session for the next kernel, from `depart` to reboot(2) or `cancel`
 //! ```
 //!
@@ -25,6 +26,7 @@ use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
 use super::carriers::{Copying, LIVEUPDATE};
+use super::client_session;
 use super::custody::{Custody, space};
 use super::host::Host;
 use super::refusal::Refusal;
@@ -47,7 +49,7 @@ pub(crate) struct Opened {
 }
 
 /// A file that is a kernel session, as the carrier uses it.
-fn adopt(file: &HostFile) -> std::io::Result<Arc<dyn KernelSession>> {
+pub(super) fn adopt(file: &HostFile) -> std::io::Result<Arc<dyn KernelSession>> {
     Ok(Arc::new(LiveUpdateSession::adopt(file.try_clone_fd()?)?))
 }
 
@@ -73,7 +75,7 @@ fn device(table: &Table) -> Result<LiveUpdateDevice, Failure> {
 }
 
 /// The kernel sessions of a space, by their names.
-fn sessions(table: &Table, wanted: u8) -> Vec<(Name, u64, HostFile)> {
+pub(super) fn sessions(table: &Table, wanted: u8) -> Vec<(Name, u64, HostFile)> {
     let named = |key: u64| {
         let slot = table.get(key)?;
         let name = Name::new(slot.record.split(|byte| *byte == 0).next()?)?;
@@ -203,7 +205,9 @@ pub(crate) async fn begin(
             Some(arrived)
         }
     };
-    let carrier = Ok(carrier(device, arrived, copying));
+    let carrier = carrier(device, arrived, copying);
+    client_session::take_up(table, &carrier);
+    let carrier = Ok(carrier);
     Ok(Flow::Continue(Opened { carrier, failed }))
 }
 

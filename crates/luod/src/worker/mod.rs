@@ -12,6 +12,7 @@
 
 mod access;
 mod carriers;
+mod client_session;
 mod clients;
 mod custody;
 #[doc(hidden)]

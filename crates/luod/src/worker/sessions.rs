@@ -367,7 +367,12 @@ impl Host {
     /// asked gets its answer.
     pub(crate) async fn end_session(self: &Rc<Self>, id: SessionId) -> Result<(), Refusal> {
         self.departed_ahead(Some(id)).await;
+        let kernel_session = self.note_kernel_session(id);
         self.run(|core| core.release_session(id)).await?;
+        if let Some(name) = kernel_session {
+            self.forget_kernel_session(&name);
+            self.commit();
+        }
         self.sessions_changed.notify_waiters();
         Ok(())
     }

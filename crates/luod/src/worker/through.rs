@@ -30,6 +30,7 @@ impl Host {
                 Refusal::new(failure.errno(), reason)
             })?;
             if event == Event::Prepare {
+                self.no_kernel_sessions()?;
                 self.nobody_waits_in(&*arena)?;
             }
         }

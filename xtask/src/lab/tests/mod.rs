@@ -8,6 +8,7 @@ mod cross;
 mod damaged;
 mod demo;
 mod many;
+mod own;
 mod selftests;
 
 /// A test.
@@ -101,6 +102,12 @@ pub(super) const ALL: &[Test] = &[
         name: "many-arena",
         about: "1,000 files in 100 sessions of two users cross in an arena on /dev/pmem0",
         run: many::arena,
+        selftests: false,
+    },
+    Test {
+        name: "own-session",
+        about: "a kernel session that a client fills by itself crosses through /dev/liveupdate",
+        run: own::session,
         selftests: false,
     },
     Test {

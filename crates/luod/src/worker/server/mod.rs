@@ -165,6 +165,7 @@ fn is_pointless(call: &introspect::Call<'_>) -> bool {
         "io.luo.ClaimSession",
         "io.luo.GetHandover",
         "io.luo.Session.Retrieve",
+        "io.luo.Session.GetKernelSession",
     ];
     call.oneway && gives.contains(&&*call.method)
 }

@@ -5,10 +5,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use luo::protocol::{
-    Allocate, Allocated, Finish, Info, MAX_DESCRIPTORS, Nothing, Preserve, Preserved, Range,
-    Refused, Retrieve, Retrieved, SESSION, Unclaimed, Unpreserve, Unpreserved,
+    Allocate, Allocated, Finish, GetKernelSession, Info, KernelSessionGiven, MAX_DESCRIPTORS,
+    Nothing, Preserve, Preserved, Range, Refused, Retrieve, Retrieved, SESSION, Unclaimed,
+    Unpreserve, Unpreserved,
 };
 use luo_abi::TimelinePhase;
+use luo_abi::liveupdate::OWN_TOKENS;
 use luo_carriers::HostFile;
 use luo_core::{
     Criticality, Errno, Event, FileKey, FinishOptions, Retrieval, Scope, SessionId, Side, Token,
@@ -60,6 +62,15 @@ impl SessionService {
                 later(async move {
                     let _busy = host.busy_when_resumed().await;
                     host.cancel(Scope::Session(id)).await?;
+                    Ok(Reply::new(&Nothing {}))
+                })
+            }
+            "GetKernelSession" => self.kernel_session(call.parameters()?),
+            "ReleaseKernelSession" => {
+                let (host, id) = (Rc::clone(&self.host), self.id);
+                later(async move {
+                    let _busy = host.busy_when_resumed().await;
+                    host.release_kernel_session(id).await?;
                     Ok(Reply::new(&Nothing {}))
                 })
             }
@@ -213,6 +224,20 @@ impl SessionService {
             let range = Range { offset: range.offset, length: range.len };
             let reply = Allocated { range: Some(range), reason: None };
             Ok(Reply::new(&reply).with(vec![Descriptor::Shared(file)]))
+        })
+    }
+
+    fn kernel_session(&self, parameters: GetKernelSession) -> Pending {
+        let (host, id) = (Rc::clone(&self.host), self.id);
+        later(async move {
+            let _busy = host.busy_when_resumed().await;
+            let (name, descriptor) = match parameters.arrived {
+                Some(true) => host.arrived_kernel_session(id)?,
+                _ => host.kernel_session(id).await?,
+            };
+            let name = String::from_utf8_lossy(name.as_bytes_without_nul()).into_owned();
+            let reply = KernelSessionGiven { name, last_token: OWN_TOKENS - 1 };
+            Ok(Reply::new(&reply).with(vec![Descriptor::Own(descriptor)]))
         })
     }
 
