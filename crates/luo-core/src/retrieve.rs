@@ -89,11 +89,11 @@ impl<F: File> Orchestrator<F> {
     pub fn retrieve_on_arrival(&mut self) -> usize {
         let waiting =
             self.on_arrival(|arrival| matches!(arrival, Arrival::Waiting | Arrival::Retrieving));
-        for (session, token) in &waiting {
-            // What fails now is told to its owner.
-            let _ = self.retrieve(*session, *token);
-        }
-        waiting.len()
+        // What fails now, or cannot begin, is told to its owner.
+        let mut pending = |(session, token): &(SessionId, Token)| {
+            matches!(self.retrieve(*session, *token), Ok(Retrieval::Pending))
+        };
+        waiting.iter().filter(|file| pending(file)).count()
     }
 
     /// The files that were retrieved on arrival are kept: from now on they live, see

@@ -1,4 +1,5 @@
 //! A network namespace of a test's own: the test runs itself again in one.
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::Command;
@@ -40,4 +41,15 @@ pub(crate) fn is_reachable(ip: IpAddr) -> bool {
     let socket = UdpSocket::bind(SocketAddr::new(any, 0)).expect("a socket");
     // Nothing is sent.
     socket.connect(SocketAddr::new(ip, 9)).is_ok()
+}
+
+/// Whether everything that is sent gets lost, as while a machine is away; or nothing.
+pub(crate) fn cut_off(cut: bool) {
+    let (verb, queue) = if cut { ("add", &["pfifo", "limit", "0"][..]) } else { ("del", &[][..]) };
+    let ran = Command::new("tc")
+        .args(["qdisc", verb, "dev", "lo", "root"])
+        .args(queue)
+        .output()
+        .expect("tc, which comes with ip");
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
 }
