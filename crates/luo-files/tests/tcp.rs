@@ -167,12 +167,16 @@ fn what_the_peer_sends_meanwhile_is_not_lost() {
         let data = frozen(&kept, &carrier);
         peer.write_all(b"while frozen").unwrap();
         assert_eq!(tcp::unacknowledged(&peer).unwrap(), 12, "it was acknowledged");
-        // Whoever still has it cannot write.
-        let refused = (&mut &stream(&kept)).write(b"x").unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+        // Who still has it, and writes or ends it, is not heard.
+        let still = stream(&kept);
+        (&mut &still).write_all(b"x").unwrap();
+        still.shutdown(std::net::Shutdown::Both).unwrap();
+        drop(still);
         close(kept);
         let back = retrieved(data, &carrier);
-        assert_eq!(read(&mut stream(&back), 12), b"while frozen");
+        let mut kept = stream(&back);
+        assert_eq!(read(&mut kept, 12), b"while frozen");
+        both_ways(&mut peer, &mut kept);
     });
 }
 
@@ -186,8 +190,10 @@ fn a_cancelled_connection_goes_on_as_it_was() {
             let kept_file = file(kept.try_clone().unwrap());
             let data = frozen(&kept_file, &carrier);
             peer.write_all(b"meanwhile").unwrap();
+            kept.write_all(b"held back").unwrap();
             TcpHandler.cancel(&kept_file, data, &carrier);
             assert_eq!(read(&mut kept, 9), b"meanwhile");
+            assert_eq!(read(&mut peer, 9), b"held back");
             both_ways(&mut peer, &mut kept);
             assert_eq!(tcp::incoming_dropped(&kept).unwrap(), None);
             assert!(!tcp::is_in_repair(&kept).unwrap());

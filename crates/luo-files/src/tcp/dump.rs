@@ -163,8 +163,7 @@ pub(super) fn read(file: &HostFile) -> Result<Connection, Failure> {
     record.unsent_length = tcp::unsent(file).map_err(cannot)?;
     let length = tcp::unacknowledged(file).map_err(cannot)?;
     let written = peek(file, length as usize)?;
-    // Whoever writes from now on is refused.
-    tcp::choose_queue(file, TcpQueue::None).map_err(cannot)?;
+    // The queue that stays chosen is the one that nothing leaves, not even an end of the connection.
     let length = |bytes: &[u8]| {
         u32::try_from(bytes.len())
             .map_err(|_| Failure::new(Errno::TooBig, "a queue of 4 GiB or more"))

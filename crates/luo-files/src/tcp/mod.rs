@@ -25,7 +25,8 @@
 //!
 //! Invariants:
 //! - From `freeze` on nothing that comes from the peer is acknowledged, and nothing is sent: what the
-//!   record does not have, the peer has. Whoever holds the socket and writes to it gets EINVAL.
+//!   record does not have, the peer has. What is written to the socket all the same waits in it for
+//!   a `cancel`, and goes with it otherwise; so does `shutdown(2)`.
 //! - Closing it then says nothing to the peer. Only `cancel` brings it back to life.
 //! - So it is after `retrieve`, until the connection outlives whoever has retrieved it: dropped
 //!   before, it can be put together once more.

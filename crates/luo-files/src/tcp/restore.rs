@@ -110,7 +110,7 @@ fn repaired(socket: &OwnedFd, record: &TcpRecord, unread: &[u8], written: &[u8])
     fill(socket.as_fd(), unread)?;
     tcp::choose_queue(socket, TcpQueue::Send)?;
     fill(socket.as_fd(), written)?;
-    tcp::choose_queue(socket, TcpQueue::None)?;
+    // This one stays chosen: nothing leaves it.
     tcp::set_window(
         socket,
         &TcpWindow {
