@@ -34,7 +34,12 @@ pub fn take_part(session: &str, options: Options, waker: Waker) -> std::io::Resu
     let name = name(session);
     let work = move || {
         loop {
-            let how = ParticipantOptions { options: options.clone(), ..optional() };
+            // One that whoever runs kv may be.
+            let how = ParticipantOptions {
+                options: options.clone(),
+                required: false,
+                ..ParticipantOptions::default()
+            };
             let Err(error) = Participant::join(&name, how)
                 .and_then(|participant| serve(participant, &options, &waker));
             tracing::debug!(%error, "kv does not take part for now");
@@ -44,13 +49,6 @@ pub fn take_part(session: &str, options: Options, waker: Waker) -> std::io::Resu
         }
     };
     std::thread::Builder::new().name("participant".into()).spawn(work).map(drop)
-}
-
-/// One that whoever runs kv may be.
-fn optional() -> ParticipantOptions {
-    let mut how = ParticipantOptions::default();
-    how.required = false;
-    how
 }
 
 /// Of the characters that a participant's name may have.
