@@ -82,6 +82,18 @@ pub trait Handler<F: File>: Send + Sync {
         false
     }
 
+    /// Whether a file is retrieved as soon as the machine has arrived, and not only when its owner
+    /// asks: where the world around may not meet this system without it. A peer that sends to a
+    /// connection which is not back yet is told that there is none.
+    fn retrieves_on_arrival(&self) -> bool {
+        false
+    }
+
+    /// A file that was [retrieved on arrival](Self::retrieves_on_arrival) is kept where it outlives
+    /// who has retrieved it, or goes to its owner: whatever `retrieve` has held back may begin, and
+    /// what comes of it is lost no more. May be called more than once.
+    fn let_live(&self, _file: &F) {}
+
     /// State that the handler shares among its files: there while at least one of them is
     /// preserved. The kernel calls it FLB, file-lifecycle-bound data.
     fn shared(&self) -> Option<&dyn SharedState<F>> {

@@ -3,8 +3,10 @@
 //! Invariants: a handler's `retrieve` is called until it succeeds or fails once, never again after;
 //! what it gave is what everybody gets who asks, in any order, until `finish`.
 
+use alloc::vec::Vec;
+
 use crate::{
-    Errno, Error, File, FileKey, Orchestrator, Retrieval, SessionId, Side, State, Token,
+    Errno, Error, File, FileKey, Orchestrator, Retrieval, Scope, SessionId, Side, State, Token,
     cycle::{FileStep, Job, Unit},
     table::{Arrival, no_token},
 };
@@ -64,15 +66,63 @@ impl<F: File> Orchestrator<F> {
         let Some(file) = there.incoming.get_mut(&token) else {
             return Err(no_token(&there.name, token, "incoming"));
         };
-        if !matches!(file.arrival, Arrival::Retrieved(_)) {
+        let Arrival::Retrieved(retrieved) = &file.arrival else {
             let handler = file.handler;
             return Err(Error::new(Errno::Busy, "the file has not been retrieved")
                 .at(self.file_location(session, token, handler)));
-        }
+        };
         if !file.reclaimed {
+            if let Some(entry) = file.handler.and_then(|handler| self.handlers.get(handler))
+                && entry.handler.retrieves_on_arrival()
+            {
+                entry.handler.let_live(retrieved);
+            }
             file.reclaimed = true;
             self.dirty.files.insert(FileKey { session, side: Side::Incoming, token });
         }
         Ok(())
+    }
+
+    /// Begins to retrieve the files that cannot wait for their owners, see
+    /// [`Handler::retrieves_on_arrival`](crate::Handler::retrieves_on_arrival); and says how many of
+    /// them are not there yet.
+    pub fn retrieve_on_arrival(&mut self) -> usize {
+        let waiting =
+            self.on_arrival(|arrival| matches!(arrival, Arrival::Waiting | Arrival::Retrieving));
+        // What fails now, or cannot begin, is told to its owner.
+        let mut pending = |(session, token): &(SessionId, Token)| {
+            matches!(self.retrieve(*session, *token), Ok(Retrieval::Pending))
+        };
+        waiting.iter().filter(|file| pending(file)).count()
+    }
+
+    /// The files that were retrieved on arrival are kept: from now on they live, see
+    /// [`Handler::let_live`](crate::Handler::let_live).
+    pub fn let_live(&mut self) {
+        for (session, token) in self.on_arrival(|arrival| matches!(arrival, Arrival::Retrieved(_)))
+        {
+            let Some(file) = self.sessions.incoming(session, token) else { continue };
+            let entry = file.handler.and_then(|handler| self.handlers.get(handler));
+            if let (Some(entry), Arrival::Retrieved(file)) = (entry, &file.arrival) {
+                entry.handler.let_live(file);
+            }
+        }
+    }
+
+    /// The incoming files of handlers that retrieve on arrival and are so far.
+    fn on_arrival(&self, is: impl Fn(&Arrival<F>) -> bool) -> Vec<(SessionId, Token)> {
+        let mut found = Vec::new();
+        for id in self.scope_sessions(Scope::Machine) {
+            let Some(session) = self.sessions.peek(id) else { continue };
+            for (token, file) in &session.incoming {
+                let entry = file.handler.and_then(|handler| self.handlers.get(handler));
+                if is(&file.arrival)
+                    && entry.is_some_and(|entry| entry.handler.retrieves_on_arrival())
+                {
+                    found.push((id, *token));
+                }
+            }
+        }
+        found
     }
 }

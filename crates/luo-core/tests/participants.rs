@@ -50,6 +50,42 @@ fn participants_take_part_with_data_of_their_own() {
     }
 }
 
+/// Runs an event, the participant's part by its name; what was called, in its order.
+fn order_of(world: &mut World, event: Event, succeeds: bool) -> Vec<String> {
+    let id = world.core.begin(Scope::Machine, event).unwrap();
+    while let Some(call) = world.core.next_call() {
+        if call.kind() == CallKind::Remote {
+            world.script.call(format!("{} p", call.phase())).unwrap();
+            answer(world, &call, Outcome::data(1));
+        } else {
+            world.complete(&call);
+        }
+    }
+    world.collect();
+    assert_eq!(world.report(id).result.is_ok(), succeeds);
+    world.log()
+}
+
+#[test]
+fn who_uses_files_stands_still_before_they_are_frozen_and_goes_on_after_they_live_again() {
+    let mut world = World::new();
+    world.subsystem("s", SubsystemOptions::default());
+    join(&mut world, "p", Criticality::Required);
+    let session = world.session("a");
+    world.give(session, 1);
+    let prepared = ["prepare 1", "prepare s", "prepare p"];
+    assert_eq!(order_of(&mut world, Event::Prepare, true), prepared);
+    let frozen = ["freeze p", "freeze 1", "keep tree", "freeze s"];
+    assert_eq!(order_of(&mut world, Event::Freeze, true), frozen);
+    let cancelled = ["cancel s", "cancel 1", "cancel p"];
+    assert_eq!(order_of(&mut world, Event::Cancel, true), cancelled);
+    // A freeze that fails in a file undoes the participant's too, behind the file's.
+    assert_eq!(order_of(&mut world, Event::Prepare, true), prepared);
+    world.script.fail("freeze 1");
+    let undone = ["freeze p", "freeze 1", "cancel s", "cancel 1", "cancel p"];
+    assert_eq!(order_of(&mut world, Event::Freeze, false), undone);
+}
+
 #[test]
 fn a_veto_names_the_participant_and_its_reason() {
     let mut world = World::new();

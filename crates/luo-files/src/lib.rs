@@ -6,6 +6,7 @@
 //! | [`record-v1`](RecordHandler) | small sealed memfds: a service's own bytes | bytes |
 //! | [`arena-memory-v1`](ArenaMemoryHandler) | memory that the arena has lent | resident memory |
 //! | [`memfd-v1`](MemfdHandler) | memfds | memory, bytes |
+//! | [`tcp-v1`](TcpHandler) | TCP connections | bytes |
 //! | [`kernel-live-v1`](KernelHandler) | what the running kernel can keep itself | some live descriptors |
 //!
 //! Where several could take a file, the one that was registered first does, in the order of this
@@ -20,9 +21,11 @@ mod live;
 mod memfd;
 mod record;
 mod resident;
+mod tcp;
 
 pub use kernel::{KERNEL_LIVE_COMPATIBLE, KernelHandler};
 pub use live::{LIVE_COMPATIBLE, LiveHandler};
 pub use memfd::MemfdHandler;
 pub use record::RecordHandler;
 pub use resident::{ARENA_MEMORY_COMPATIBLE, ArenaMemoryHandler};
+pub use tcp::TcpHandler;

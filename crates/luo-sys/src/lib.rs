@@ -12,6 +12,8 @@ mod mapping;
 mod range;
 mod sealed;
 mod signals;
+mod sockopt;
+pub mod tcp;
 
 pub use description::{order_descriptions, same_description};
 pub use inherit::{adopt, adopt_stdin, close_on_exec};
@@ -24,3 +26,7 @@ pub use mapping::{Memory, MemoryError};
 pub use range::{FileRange, lend_range, lent_range, lent_within};
 pub use sealed::{read_sealed, seal, sealed_size};
 pub use signals::{Signals, blocked};
+pub use sockopt::{
+    bound_device, buffer_locks, set_bound_device, set_buffer_locks, set_socket_mark,
+    set_socket_priority, set_transparent, socket_mark, socket_priority,
+};

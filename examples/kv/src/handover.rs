@@ -28,7 +28,9 @@ use std::time::{Duration, Instant};
 use luo::{Manager, Options, Refusal, Session, State, Unclaimed};
 
 use crate::custody::{CustodyError, Keeper, LISTENER, MEMORY};
+use crate::participant;
 use crate::store::FIRST_CONNECTION;
+use crate::wake::Waker;
 
 /// How long one call to luod may take, a restart of luod included.
 const CALL: Duration = Duration::from_secs(10);
@@ -240,6 +242,14 @@ impl Place {
     pub fn settled(&self) {
         // A keeper that is gone waits for nothing.
         let _ = self.settled.send(());
+    }
+
+    /// Takes part in updates of the machine, for the server that this wakes.
+    ///
+    /// # Errors
+    /// As [`participant::take_part`].
+    pub fn take_part(&self, waker: Waker) -> std::io::Result<()> {
+        participant::take_part(self.session.name(), self.options.clone(), waker)
     }
 
     /// Lets go of the session, for the next process to claim it. Of this process' memory nothing is touched.

@@ -11,6 +11,7 @@ mod glob;
 pub mod handover;
 mod journal;
 pub mod load;
+pub mod participant;
 pub mod resp;
 pub mod server;
 pub mod store;

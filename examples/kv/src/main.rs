@@ -69,6 +69,8 @@ enum Failure {
     },
     #[error("cannot handle signals")]
     Signals(#[source] std::io::Error),
+    #[error("cannot take part in updates of the machine")]
+    Participant(#[source] std::io::Error),
     #[error("cannot write to standard output")]
     Print(#[source] std::io::Error),
     #[error(transparent)]
@@ -105,6 +107,9 @@ fn run(flags: Flags) -> Result<(), Failure> {
     let (mut server, place) = begin(&flags, place, inherited)?;
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         server.waker().stop_on_signal(signal).map_err(Failure::Signals)?;
+    }
+    if let Some(place) = &place {
+        place.take_part(server.waker()).map_err(Failure::Participant)?;
     }
     say(&format!("kv listens on {}", server.local_addr()?))?;
     match (server.run()?, place) {

@@ -156,6 +156,8 @@ pub struct Server {
     options: Options,
     info: ServerInfo,
     accept_rests_until: Option<Instant>,
+    /// It was stopped while it stood still: what is kept of it must not change any more.
+    still: bool,
 }
 
 impl fmt::Debug for Server {
@@ -214,6 +216,7 @@ impl Server {
             options,
             info,
             accept_rests_until: None,
+            still: false,
         })
     }
 
@@ -266,8 +269,10 @@ impl Server {
     /// # Errors
     /// [`ServerError::Store`] when a descriptor cannot be duplicated (EMFILE).
     pub fn suspend(mut self) -> Result<Suspended, ServerError> {
-        self.flush_replies()?;
-        let custody_settled = self.custody.drain(Instant::now() + DRAIN);
+        if !self.still {
+            self.flush_replies()?;
+        }
+        let custody_settled = self.still || self.custody.drain(Instant::now() + DRAIN);
         let connections = self
             .connections
             .drain()
@@ -359,6 +364,7 @@ impl Server {
         self.custody.flush();
         self.store.sweep(SWEEP_BATCH, now_ms())?;
         self.store.reclaim(RECLAIM_BATCH)?;
+        self.still = self.wake.stand_still().map_err(ServerError::Setup)?;
         Ok(self.wake.stopped().then_some(Stop::Asked))
     }
 

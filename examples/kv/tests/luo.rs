@@ -2,6 +2,8 @@
 //! without luod kv runs on alone.
 
 mod common;
+#[path = "../../../crates/luo-files/tests/namespace/mod.rs"]
+mod namespace;
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -145,15 +147,16 @@ fn connections_of_the_time_when_the_machine_is_prepared_are_in_custody_after_it(
     wait_until("all connections are in custody", || tokens() == expected);
     for round in 0..3 {
         luod.manager().prepare().unwrap();
-        if round > 0 {
-            luod.manager().freeze().unwrap();
-        }
         let mut late = Client::connect(address);
         assert_eq!(late.version(), "v0");
         // One that came in time ends meanwhile, and one that did not.
         let mut brief = Client::connect(address);
         assert_eq!(brief.version(), "v0");
         drop((brief, clients.remove(0)));
+        if round > 0 {
+            // kv stands still from here on.
+            luod.manager().freeze().unwrap();
+        }
         if round == 2 {
             luod.kill_worker();
         }
@@ -200,10 +203,11 @@ fn a_kv_of_which_the_memory_alone_arrived_binds_anew_and_is_updated_as_before() 
     let mut client = Client::connect(kv.listens());
     client.send(b"SET key value\r\nSET ha");
     assert_eq!(client.line(), "+OK");
-    wait_until("the connection is in custody", || luod.files() == 3);
+    drop(client);
+    wait_until("memory and listener alone are in custody", || luod.files() == 2);
     let prepared = luod.manager().prepare_through("arena").unwrap().unwrap();
-    // The listener and the connection end with the machine.
-    assert_eq!(prepared.left_out.len(), 2, "{:?}", prepared.left_out);
+    // The listener ends with the machine.
+    assert_eq!(prepared.left_out.len(), 1, "{:?}", prepared.left_out);
     luod.manager().freeze().unwrap();
     luod.manager().depart().unwrap();
     kv.signal(Signal::KILL);
@@ -225,6 +229,73 @@ fn a_kv_of_which_the_memory_alone_arrived_binds_anew_and_is_updated_as_before() 
     wait_until("memory, listener and connection are in custody", || luod.files() == 3);
     assert_eq!(kv.update(&luod, "v2"), address);
     assert_eq!(client.version(), "v2");
+}
+
+/// The machine is replaced under a connection with half a request; luod, kv and the client are in a
+/// network of their own, which is cut off meanwhile.
+fn goes_on_after_the_machine() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("arena");
+    let medium = Arc::new(FileMedium::create(&path, 64 << 20).unwrap());
+    Arena::create(medium, machine_id().unwrap(), false).unwrap();
+    let configuration = format!("arena = {path:?}");
+    let mut luod = Luod::start_with(&configuration);
+    let mut kv = Kv::with(&luod, "v0");
+    let address = kv.listens();
+    let mut client = Client::connect(address);
+    client.send(b"SET key value\r\nSET ha");
+    assert_eq!(client.line(), "+OK");
+    wait_until("the connection is in custody", || luod.files() == 3);
+    let participates = || {
+        let participants = luod.manager().status().unwrap().subsystems;
+        participants.iter().any(|participant| participant.name == "kv-kv")
+    };
+    wait_until("kv takes part", participates);
+    luod.manager().prepare_through("arena").unwrap();
+    namespace::cut_off(true);
+    luod.manager().freeze().unwrap();
+    // kv stands still, and nothing that is sent now is lost.
+    client.send(b"lf 1\r\nGET ke");
+    luod.manager().depart().unwrap();
+    kv.signal(Signal::KILL);
+    kv.ended();
+    assert_eq!(luod.ended().code(), Some(3));
+    drop(luod);
+    let luod = Luod::start_with(&configuration);
+    namespace::cut_off(false);
+    let mut kv = Kv::with_args(&luod, "v1", &["--bind", &address.to_string()]);
+    kv.listens();
+    client.send(b"y\r\nGET half\r\n");
+    assert_eq!(client.line(), "+OK");
+    assert_eq!((client.bulk(), client.bulk()), ("value".into(), "1".into()));
+    assert_eq!(client.version(), "v1");
+    luod.manager().finish(Unclaimed::Refuse).unwrap();
+    kv.update(&luod, "v2");
+    assert_eq!(client.version(), "v2");
+}
+
+#[test]
+fn a_connection_goes_on_after_the_machine_was_replaced() {
+    let name = "a_connection_goes_on_after_the_machine_was_replaced";
+    namespace::in_network_namespace(name, goes_on_after_the_machine);
+}
+
+#[test]
+fn a_cancelled_update_of_the_machine_lets_kv_go_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("arena");
+    let medium = Arc::new(FileMedium::create(&path, 64 << 20).unwrap());
+    Arena::create(medium, machine_id().unwrap(), false).unwrap();
+    let luod = Luod::start_with(&format!("arena = {path:?}"));
+    let mut kv = Kv::with(&luod, "v0");
+    let mut client = Client::connect(kv.listens());
+    assert_eq!(client.version(), "v0");
+    for _ in 0..3 {
+        luod.manager().prepare_through("arena").unwrap();
+        luod.manager().freeze().unwrap();
+        luod.manager().cancel().unwrap();
+        assert_eq!(client.version(), "v0");
+    }
 }
 
 #[test]

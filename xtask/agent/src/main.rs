@@ -13,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 mod agent;
+mod early;
 mod link;
 mod setup;
 

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use rustix::mount::{MountFlags, mount};
 
-use crate::{PROBLEMS, link};
+use crate::{PROBLEMS, early, link};
 
 /// The modules to load, a path a line, each after those that it needs.
 const MODULES: &str = "/lib/modules/lab.order";
@@ -48,6 +48,10 @@ pub(crate) fn all() -> Vec<String> {
         problems.push(format!("make {}: {error}", parent.display()));
     }
     modules(&mut problems);
+    let command_line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    if let Err(error) = early::start_luod(&command_line) {
+        problems.push(format!("start luod before the network: {error}"));
+    }
     network(&mut problems);
     // So that what luod kills itself with in a test leaves no core file in memory.
     if let Err(error) = fs::write("/proc/sys/kernel/core_pattern", "/dev/null\n") {

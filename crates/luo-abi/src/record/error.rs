@@ -78,6 +78,11 @@ pub enum RecordErrorKind {
     },
     /// A remembered failure without an error number, or with one out of range.
     Failure,
+    /// A number is out of its range, or does not fit the others.
+    Value {
+        /// Which field.
+        field: &'static str,
+    },
     /// A text is no UTF-8.
     Text,
     /// Two entries of a list have the same name. The offset is that of the second.
@@ -123,6 +128,7 @@ impl fmt::Display for RecordErrorKind {
                 write!(f, "a text has {found} bytes, at most {max} are allowed")
             }
             Self::Failure => f.write_str("a remembered failure has no valid error number"),
+            Self::Value { field } => write!(f, "{field} is out of range"),
             Self::Text => f.write_str("a text is no UTF-8"),
             Self::Duplicate => f.write_str("two entries have the same name"),
         }

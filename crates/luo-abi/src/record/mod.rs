@@ -17,6 +17,7 @@ mod machine;
 mod memfd;
 mod raw;
 mod session;
+mod tcp;
 mod timeline;
 
 use alloc::vec::Vec;
@@ -31,6 +32,10 @@ pub use memfd::{
     MEMFD_COMPATIBLE, MEMFD_KNOWN_FLAGS, MEMFD_KNOWN_SEALS, MEMFD_NAME_MAX, MemfdRecord,
 };
 pub use session::{SESSION_RECORD, SessionRecord};
+pub use tcp::{
+    OptionValue, TCP_COMPATIBLE, TCP_KNOWN_FLAGS, TCP_OPTIONS_MAX, TcpRecord,
+    option as socket_option,
+};
 pub use timeline::{
     Reading, TIMELINE_RECORD, TimelineArrival, TimelineName, TimelineRecord, TimelineSpan,
 };

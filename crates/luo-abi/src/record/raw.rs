@@ -8,6 +8,9 @@ use zerocopy::little_endian::{U16, U32, U64};
 /// The size of the version's text at the beginning of each record of the daemon.
 pub(super) const VERSION_SIZE: usize = 24;
 
+/// The size of the name of a congestion control, with a zero byte at its end.
+pub(super) const CONGESTION_SIZE: usize = 16;
+
 layout! {
     /// What every record of the daemon begins with.
     Header {
@@ -154,5 +157,40 @@ layout! {
         name_length: U16,
         name: [u8; 249],
         reserved: [u8; 5],
+    }
+
+    /// `tcp-v1`, before its options.
+    Tcp {
+        flags: U32,
+        local: [u8; 16],
+        remote: [u8; 16],
+        local_port: U16,
+        remote_port: U16,
+        mss: U16,
+        send_scale: u8,
+        receive_scale: u8,
+        send_sequence: U32,
+        receive_sequence: U32,
+        timestamp: U32,
+        send_update: U32,
+        send_window: U32,
+        send_window_max: U32,
+        receive_window: U32,
+        receive_update: U32,
+        unread: U64,
+        written: U64,
+        unread_length: U32,
+        written_length: U32,
+        unsent_length: U32,
+        congestion: [u8; CONGESTION_SIZE],
+        options: U16,
+        reserved: [u8; 6],
+    }
+
+    /// An option of a socket.
+    SocketOption {
+        option: U16,
+        reserved: [u8; 2],
+        value: U32,
     }
 }

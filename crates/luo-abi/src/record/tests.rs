@@ -1,7 +1,7 @@
-use alloc::{format, string::String, string::ToString, vec, vec::Vec};
-
 use super::{RecordErrorKind as Kind, *};
 use crate::{Arrival, Criticality, Event, Level, NameError, OnClose, Owner, Side, State};
+use alloc::{format, string::String, string::ToString, vec, vec::Vec};
+use core::net::{Ipv6Addr, SocketAddrV6};
 
 extern crate std;
 
@@ -86,6 +86,38 @@ fn memfd() -> MemfdRecord {
     MemfdRecord { size: 1, position: 2, memory: 3, seals: 4, flags: 5, name: b"heap".to_vec() }
 }
 
+fn tcp() -> TcpRecord {
+    let address = |last, port| {
+        SocketAddrV6::new(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0xc000, last), port, 0, 0)
+    };
+    TcpRecord {
+        flags: TcpRecord::SCALING | TcpRecord::NONBLOCK,
+        local: address(1, 2),
+        remote: address(3, 4),
+        mss: 5,
+        send_scale: 6,
+        receive_scale: 7,
+        send_sequence: 8,
+        receive_sequence: 9,
+        timestamp: 10,
+        send_update: 11,
+        send_window: 12,
+        send_window_max: 13,
+        receive_window: 14,
+        receive_update: 15,
+        unread: 16,
+        unread_length: 17,
+        written: 18,
+        written_length: 20,
+        unsent_length: 19,
+        congestion: b"cubic".to_vec(),
+        options: vec![
+            OptionValue { option: socket_option::KEEP_ALIVE, value: 1 },
+            OptionValue { option: socket_option::LINGER, value: -1 },
+        ],
+    }
+}
+
 /// Puts `with` at `offset` of a record and gives what `decode` says then.
 fn damaged(
     record: &[u8],
@@ -109,6 +141,7 @@ fn what_is_encoded_comes_back() {
     assert_eq!(FileRecord::decode(&file().encode().unwrap()), Ok(file()));
     assert_eq!(MachineRecord::decode(&machine().encode().unwrap()), Ok(machine()));
     assert_eq!(MemfdRecord::decode(&memfd().encode().unwrap()), Ok(memfd()));
+    assert_eq!(TcpRecord::decode(&tcp().encode().unwrap()), Ok(tcp()));
     assert_eq!(Record::decode(&session().encode().unwrap()), Ok(Record::Session(session())));
     assert_eq!(Record::decode(&file().encode().unwrap()), Ok(Record::File(file())));
     assert_eq!(Record::decode(&bound_file().encode().unwrap()), Ok(Record::File(bound_file())));
@@ -503,6 +536,59 @@ fn a_memory_file_that_cannot_be_encoded_says_why() {
     assert_eq!(MemfdRecord::decode(&empty.encode().unwrap()), Ok(empty));
 }
 
+#[test]
+fn a_damaged_connection_is_refused() {
+    let bytes = tcp().encode().unwrap();
+    let decode = |bytes: &[u8]| error(TcpRecord::decode(bytes));
+    let refused = |at, with: &[u8]| damaged(&bytes, at, with, decode);
+    assert_eq!(bytes.len(), 144);
+    assert_eq!(refused(0, &[0x80]), (Kind::Flag { field: "flags" }, 0));
+    // Of IPv6, on a socket of IPv4 or to a peer of IPv4.
+    assert_eq!(refused(4, &[1]), (Kind::Value { field: "remote" }, 20));
+    assert_eq!(refused(20, &[1]), (Kind::Value { field: "remote" }, 20));
+    assert_eq!(refused(42, &[15]), (Kind::Value { field: "scale" }, 42));
+    assert_eq!(refused(43, &[15]), (Kind::Value { field: "scale" }, 43));
+    assert_eq!(refused(76, &[0]), (Kind::Handle, 76));
+    assert_eq!(refused(96, &[0; 4]), (Kind::Handle, 84));
+    assert_eq!(refused(100, &[21]), (Kind::Value { field: "unsent_length" }, 100));
+    assert_eq!(refused(110, b"x"), (Kind::Padding, 110));
+    assert_eq!(refused(120, &[65]), (Kind::TooMany { found: 65, max: 64 }, 120));
+    assert_eq!(refused(120, &[1]), (Kind::Length { claimed: 136, found: 144 }, 136));
+    assert_eq!(refused(122, &[1]), (Kind::Reserved, 122));
+    assert_eq!(refused(130, &[1]), (Kind::Reserved, 130));
+    assert_eq!(refused(136, &[2]), (Kind::Duplicate, 136));
+    assert_eq!(error(TcpRecord::decode(&bytes[..127])), (Kind::Short, 127));
+    assert_eq!(
+        error(TcpRecord::decode(&bytes[..143])),
+        (Kind::Length { claimed: 144, found: 143 }, 143)
+    );
+}
+
+#[test]
+fn a_connection_that_cannot_be_encoded_says_why() {
+    let with = |change: fn(&mut TcpRecord)| {
+        let mut record = tcp();
+        change(&mut record);
+        error(record.encode())
+    };
+    assert_eq!(
+        with(|r| r.congestion = vec![b'x'; 16]),
+        (Kind::TooLong { found: 16, max: 15 }, 104)
+    );
+    assert_eq!(with(|r| r.congestion = b"a\0".to_vec()), (Kind::Text, 105));
+    assert_eq!(with(|r| r.options.swap(0, 1)), (Kind::Duplicate, 136));
+    let many = |r: &mut TcpRecord| {
+        r.options = (0..65).map(|option| OptionValue { option, value: 0 }).collect();
+    };
+    assert_eq!(with(many), (Kind::TooMany { found: 65, max: 64 }, 120));
+    let mut v6 = tcp();
+    v6.flags |= TcpRecord::V6;
+    for address in [&mut v6.local, &mut v6.remote] {
+        address.set_ip(Ipv6Addr::LOCALHOST);
+    }
+    assert_eq!(TcpRecord::decode(&v6.encode().unwrap()), Ok(v6));
+}
+
 /// The tables of `docs/abi.md` under the heading `heading`, each row's offset, size and field.
 pub(crate) fn documented(page: &str, heading: &str, table: usize) -> Vec<(usize, usize, String)> {
     let section = page.split(heading).nth(1).expect("the page has that heading");
@@ -540,6 +626,8 @@ fn the_documented_layouts_are_those_of_the_code() {
         ("### `timeline-v1`", 1, size_of::<raw::TimelineName>(), raw::TimelineName::fields()),
         ("### `timeline-v1`", 2, size_of::<raw::TimelineSpan>(), raw::TimelineSpan::fields()),
         ("### `memfd-v1`", 0, size_of::<raw::Memfd>(), raw::Memfd::fields()),
+        ("### `tcp-v1`", 0, size_of::<raw::Tcp>(), raw::Tcp::fields()),
+        ("### `tcp-v1`", 1, size_of::<raw::SocketOption>(), raw::SocketOption::fields()),
     ] {
         let fields: Vec<_> = fields.into_iter().map(|(o, s, f)| (o, s, f.to_string())).collect();
         assert_eq!(documented(&page, heading, table), fields, "{heading}");

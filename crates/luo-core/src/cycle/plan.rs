@@ -2,22 +2,26 @@
 //!
 //! ```text
 //! prepare   files: shared states, files                      │ each subsystem, in order
-//! freeze    files: files, shared states, the files' tree     │ each subsystem, in order
-//! cancel    each subsystem, in reverse │ the files' tree, files in reverse, shared states
+//! freeze    each participant, in order │ files: files, shared states, the files' tree
+//!           │ each other subsystem, in order
+//! cancel    each other subsystem, in reverse │ the files' tree, files in reverse, shared states
+//!           │ each participant, in reverse
 //! depart    the handover
 //! arrive    the handover │ the files' tree │ each subsystem, in order
 //! finish    see `finish`
 //! ```
 //!
 //! Invariants: neighbouring concurrent subsystems share a stage, every other one has its own;
-//! `files` comes first, and last in reverse; what is to be last comes behind all others.
+//! `files` comes first, and last in reverse; what is to be last comes behind all others. Only
+//! participants (remote subsystems) are frozen before files, and cancelled after them: who uses a
+//! file stands still before it is frozen, and goes on when it is alive again.
 
 use alloc::{collections::VecDeque, vec, vec::Vec};
 
 use crate::{
     Event, File, Orchestrator, Scope, State, TransitionId,
     cycle::{FileStep, HandoverStep, SharedStage, Stage, SubStep, TreeStep, Undo},
-    subsystems::{SubId, SubKind},
+    subsystems::{Sub, SubId, SubKind},
 };
 
 impl<F: File> Orchestrator<F> {
@@ -49,10 +53,13 @@ impl<F: File> Orchestrator<F> {
                 }
             }
             Event::Freeze => {
+                if machine {
+                    self.plan_groups(&mut stages, SubStep::Freeze, Self::is_remote);
+                }
                 stages.extend(freeze(machine));
                 if machine {
                     stages.push_back(Stage::Tree(TreeStep::Keep));
-                    self.plan_subsystems(&mut stages, SubStep::Freeze);
+                    self.plan_groups(&mut stages, SubStep::Freeze, |sub| !Self::is_remote(sub));
                 }
             }
             Event::Depart if machine => {
@@ -81,7 +88,21 @@ impl<F: File> Orchestrator<F> {
 
     /// One stage for each run of concurrent neighbours, one for each other subsystem.
     pub(crate) fn plan_subsystems(&self, stages: &mut VecDeque<Stage>, step: SubStep) {
-        for group in self.subsystem_groups() {
+        self.plan_groups(stages, step, |_| true);
+    }
+
+    fn is_remote(sub: &Sub<F>) -> bool {
+        matches!(sub.kind, SubKind::Remote | SubKind::Awaited)
+    }
+
+    /// The same of some of them.
+    fn plan_groups(
+        &self,
+        stages: &mut VecDeque<Stage>,
+        step: SubStep,
+        which: impl Fn(&Sub<F>) -> bool,
+    ) {
+        for group in self.subsystem_groups(which) {
             stages.push_back(Stage::Subsystems(group, step));
             if step == SubStep::Freeze {
                 stages.push_back(Stage::CancelLeftOut);
@@ -89,12 +110,12 @@ impl<F: File> Orchestrator<F> {
         }
     }
 
-    fn subsystem_groups(&self) -> Vec<Vec<SubId>> {
+    fn subsystem_groups(&self, which: impl Fn(&Sub<F>) -> bool) -> Vec<Vec<SubId>> {
         let mut groups: Vec<Vec<SubId>> = Vec::new();
         let mut open = false;
         let of = |last| self.subsystems.iter().filter(move |sub| sub.options.last == last);
         let all = of(false).chain(of(true));
-        for sub in all.filter(|sub| !matches!(sub.kind, SubKind::Files)) {
+        for sub in all.filter(|sub| !matches!(sub.kind, SubKind::Files) && which(sub)) {
             match groups.last_mut() {
                 Some(group) if open && sub.options.concurrent => group.push(sub.id),
                 _ => groups.push(vec![sub.id]),
@@ -126,15 +147,22 @@ impl<F: File> Orchestrator<F> {
             if self.departed {
                 stages.push_back(Stage::Handover(HandoverStep::Revoke));
             }
-            for mut group in self.subsystem_groups().into_iter().rev() {
-                group.reverse();
-                stages.push_back(Stage::Subsystems(group, SubStep::Cancel));
-            }
+            self.plan_undo_groups(&mut stages, |sub| !Self::is_remote(sub));
             stages.push_back(Stage::Tree(TreeStep::Forget));
         }
         stages.push_back(Stage::CancelFiles(undo));
         stages.push_back(Stage::Shared(SharedStage::Drop));
+        if scope == Scope::Machine {
+            self.plan_undo_groups(&mut stages, Self::is_remote);
+        }
         stages
+    }
+
+    fn plan_undo_groups(&self, stages: &mut VecDeque<Stage>, which: impl Fn(&Sub<F>) -> bool) {
+        for mut group in self.subsystem_groups(which).into_iter().rev() {
+            group.reverse();
+            stages.push_back(Stage::Subsystems(group, SubStep::Cancel));
+        }
     }
 
     /// Whether a subsystem takes part in a step.

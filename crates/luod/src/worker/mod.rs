@@ -158,6 +158,7 @@ pub async fn run(config: Config, start: Start) -> Result<Ended, WorkerError> {
     if let Err(reason) = begun {
         host.tell("failure", None, reason);
     }
+    host.bring_back_what_cannot_wait().await;
     host.open();
     for listener in listeners {
         let host = Rc::clone(&host);
@@ -287,6 +288,43 @@ impl Host {
         self.note_unheld();
         let kept = self.commit().await;
         undone.and(kept).map_err(|refusal| refusal.reason().to_owned())
+    }
+}
+
+/// How long files that cannot wait for their owners may take; whoever is slower goes on beside the
+/// clients.
+const ON_ARRIVAL: Duration = Duration::from_secs(60);
+
+impl Host {
+    /// Before anybody is told that luod serves, what the world may not meet this system without is
+    /// there, and outlives this worker.
+    async fn bring_back_what_cannot_wait(self: &Rc<Self>) {
+        let deadline = tokio::time::Instant::now() + ON_ARRIVAL;
+        loop {
+            let changed = self.retrieved.notified();
+            tokio::pin!(changed);
+            // From here on nothing that changes is missed.
+            changed.as_mut().enable();
+            if self.core.borrow_mut().retrieve_on_arrival() == 0 {
+                break;
+            }
+            self.pump();
+            if self.core.borrow_mut().retrieve_on_arrival() == 0 {
+                break;
+            }
+            if tokio::time::timeout_at(deadline, changed).await.is_err() {
+                let late = "files that cannot wait for their owners are still being restored";
+                self.tell("failure", None, late.to_owned());
+                break;
+            }
+        }
+        match self.commit().await {
+            Ok(()) => self.core.borrow_mut().let_live(),
+            Err(refusal) => {
+                let why = refusal.reason();
+                self.tell("failure", None, format!("what was restored is not kept: {why}"));
+            }
+        }
     }
 }
 

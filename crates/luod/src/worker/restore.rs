@@ -20,7 +20,9 @@ use luo_core::{
     Caps, Carrier, CarrierId, Event, FileKey, Handle, MachineRecord, Orchestrator, SessionRecord,
     State,
 };
-use luo_files::{ArenaMemoryHandler, KernelHandler, LiveHandler, MemfdHandler, RecordHandler};
+use luo_files::{
+    ArenaMemoryHandler, KernelHandler, LiveHandler, MemfdHandler, RecordHandler, TcpHandler,
+};
 
 use super::carriers::{self, Carriers};
 use super::custody::{Custody, space};
@@ -293,6 +295,7 @@ fn new_core(config: &Config) -> Result<Orchestrator<HostFile>, String> {
     core.register_handler(Arc::new(RecordHandler)).map_err(|error| error.to_string())?;
     core.register_handler(Arc::new(ArenaMemoryHandler)).map_err(|error| error.to_string())?;
     core.register_handler(Arc::new(MemfdHandler)).map_err(|error| error.to_string())?;
+    core.register_handler(Arc::new(TcpHandler)).map_err(|error| error.to_string())?;
     core.register_handler(Arc::new(KernelHandler)).map_err(|error| error.to_string())?;
     Ok(core)
 }

@@ -10,6 +10,7 @@ mod demo;
 mod many;
 mod own;
 mod selftests;
+mod tcp;
 
 /// A test.
 pub(super) struct Test {
@@ -108,6 +109,18 @@ pub(super) const ALL: &[Test] = &[
         name: "own-session",
         about: "a kernel session that a client fills by itself crosses through /dev/liveupdate",
         run: own::session,
+        selftests: false,
+    },
+    Test {
+        name: "tcp-liveupdate",
+        about: "100 TCP connections go on over a kexec, through /dev/liveupdate",
+        run: tcp::liveupdate,
+        selftests: false,
+    },
+    Test {
+        name: "tcp-arena",
+        about: "100 TCP connections go on over a kexec, through an arena on /dev/pmem0",
+        run: tcp::arena,
         selftests: false,
     },
     Test {

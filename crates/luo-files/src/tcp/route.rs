@@ -1,0 +1,132 @@
+//! A route to one peer, for as long as it takes to connect: through the loopback device, which is
+//! there when no other is.
+//!
+//! Source: `rtnetlink(7)`.
+//!
+//! Invariants: it comes after every other route to that peer, and goes when it is dropped.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
+};
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLM_F_CREATE: u16 = 0x400;
+const NLMSG_ERROR: u16 = 2;
+
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_PRIORITY: u16 = 6;
+const RT_TABLE_MAIN: u8 = 254;
+const RTPROT_STATIC: u8 = 4;
+const RT_SCOPE_LINK: u8 = 253;
+const RTN_UNICAST: u8 = 1;
+
+/// The loopback device has this number in every network namespace.
+const LOOPBACK: u32 = 1;
+const IFF_UP: u32 = 1;
+/// After all other routes.
+const LAST: u32 = u32::MAX;
+
+const HEADER: usize = 16;
+
+/// See the module.
+pub(super) struct Route {
+    socket: OwnedFd,
+    to: IpAddr,
+}
+
+impl Route {
+    pub(super) fn to(to: IpAddr) -> io::Result<Self> {
+        // What is mapped is routed as what it is.
+        let to = to.to_canonical();
+        let socket = socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            // NETLINK_ROUTE, which is zero.
+            None,
+        )?;
+        match ask(&socket, RTM_NEWROUTE, NLM_F_CREATE, &route(to)) {
+            Err(error) if is_down(&error) => {
+                // Whoever sets up this system has not come to it.
+                ask(&socket, RTM_NEWLINK, 0, &loopback_up())?;
+                ask(&socket, RTM_NEWROUTE, NLM_F_CREATE, &route(to))?;
+            }
+            done => done?,
+        }
+        Ok(Self { socket, to })
+    }
+}
+
+impl Drop for Route {
+    fn drop(&mut self) {
+        // It is the last of all routes, and leads nowhere: one that stays does as little as none.
+        let _ = ask(&self.socket, RTM_DELROUTE, 0, &route(self.to));
+    }
+}
+
+fn is_down(error: &io::Error) -> bool {
+    let down = [rustix::io::Errno::NETDOWN, rustix::io::Errno::NETUNREACH];
+    down.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+fn attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    // At most 20 bytes.
+    message.extend_from_slice(&(4 + value.len() as u16).to_ne_bytes());
+    message.extend_from_slice(&kind.to_ne_bytes());
+    message.extend_from_slice(value);
+}
+
+/// `struct rtmsg` and its attributes.
+fn route(to: IpAddr) -> Vec<u8> {
+    let (family, bits, scope, octets) = match to {
+        IpAddr::V4(ip) => (AddressFamily::INET, 32, RT_SCOPE_LINK, ip.octets().to_vec()),
+        IpAddr::V6(ip) => (AddressFamily::INET6, 128, 0, ip.octets().to_vec()),
+    };
+    let family = family.as_raw() as u8;
+    let mut message =
+        vec![family, bits, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, RTN_UNICAST, 0, 0, 0, 0];
+    attribute(&mut message, RTA_DST, &octets);
+    attribute(&mut message, RTA_OIF, &LOOPBACK.to_ne_bytes());
+    attribute(&mut message, RTA_PRIORITY, &LAST.to_ne_bytes());
+    message
+}
+
+/// `struct ifinfomsg`.
+fn loopback_up() -> Vec<u8> {
+    let mut message = vec![0; 4];
+    for word in [LOOPBACK, IFF_UP, IFF_UP] {
+        message.extend_from_slice(&word.to_ne_bytes());
+    }
+    message
+}
+
+/// Sends one request, whose answer is there when it has been sent.
+fn ask(socket: &OwnedFd, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
+    let mut message = Vec::with_capacity(HEADER + body.len());
+    message.extend_from_slice(&((HEADER + body.len()) as u32).to_ne_bytes());
+    message.extend_from_slice(&kind.to_ne_bytes());
+    message.extend_from_slice(&(NLM_F_REQUEST | NLM_F_ACK | flags).to_ne_bytes());
+    message.extend_from_slice(&[0; 8]);
+    message.extend_from_slice(body);
+    send(socket, &message, SendFlags::empty())?;
+    let mut answer = [0; 512];
+    let (length, _) = recv(socket, answer.as_mut_slice(), RecvFlags::DONTWAIT)?;
+    let kind = answer.get(4..6).and_then(|bytes| bytes.try_into().ok()).map(u16::from_ne_bytes);
+    let error = answer.get(HEADER..HEADER + 4).and_then(|bytes| bytes.try_into().ok());
+    match (kind, error.map(i32::from_ne_bytes)) {
+        (Some(NLMSG_ERROR), Some(0)) if length >= HEADER + 4 => Ok(()),
+        (Some(NLMSG_ERROR), Some(errno)) if length >= HEADER + 4 => {
+            Err(io::Error::from_raw_os_error(errno.saturating_neg()))
+        }
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}

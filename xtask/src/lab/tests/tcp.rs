@@ -1,0 +1,201 @@
+//! TCP connections go on while the kernel under them is replaced: their clients, outside of the
+//! machine, wait for a while, and that is all.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::guest;
+use super::medium::Medium;
+use super::must;
+use crate::failure::{Context as _, Failed, Result};
+use crate::lab::machine::{Config, KV_PORT, Machine};
+use crate::lab::{Kernel, Lab};
+
+const CALLERS: usize = 100;
+/// Requests of each that are answered before the kernel is replaced, and after it.
+const ROUNDS: u64 = 20;
+/// Between two requests of all callers but the first, which makes none: the emulated machine has other
+/// work too.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Longer than a kexec takes, and than it takes a peer to send again what was lost meanwhile.
+const PATIENCE: Duration = Duration::from_secs(240);
+/// So much is sent at once, and its answers are read on the other side.
+const BACKLOG: usize = 4 << 20;
+
+pub(super) fn liveupdate(lab: &Lab) -> Result<String> {
+    cross(lab, Medium::Liveupdate, Kernel::Own)
+}
+
+pub(super) fn arena(lab: &Lab) -> Result<String> {
+    cross(lab, Medium::Pmem, Kernel::Stock)
+}
+
+fn cross(lab: &Lab, medium: Medium, kernel: Kernel) -> Result<String> {
+    let mut config = Config::new(kernel);
+    config.append.push_str(&luod_first(medium));
+    let mut machine = Machine::start(lab, &config)?;
+    medium.create(&machine)?;
+    guest::start_kv(&machine)?;
+    let address = machine.address(KV_PORT)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let callers: Vec<Caller> =
+        (0..CALLERS).map(|number| Caller::start(address, number, &stop)).collect::<Result<_>>()?;
+    let backlog = Backlog::send(address)?;
+    for caller in &callers {
+        caller.until(ROUNDS)?;
+    }
+    guest::load(&machine, kernel)?;
+    let kexec = guest::reboot(&mut machine, medium)?;
+    let status = guest::luoctl(&machine, &["status"])?;
+    must(status.contains("updated"), || format!("luod found nothing that was kept: {status}"))?;
+    guest::start_kv(&machine)?;
+    guest::luoctl(&machine, &["finish"])?;
+    for caller in &callers {
+        let answered = caller.answered();
+        caller.until(answered + ROUNDS)?;
+    }
+    let read = backlog.read()?;
+    stop.store(true, Ordering::Relaxed);
+    let mut requests = 0;
+    let mut longest = Duration::ZERO;
+    for caller in callers {
+        let (answered, waited) = caller.end()?;
+        requests += answered;
+        longest = longest.max(waited);
+    }
+    Ok(format!(
+        "{CALLERS} connections, {requests} numbered requests, {read} bytes from queues; the longest \
+         answer took {:.1} s, the kexec {:.1} s",
+        longest.as_secs_f64(),
+        kexec.as_secs_f64()
+    ))
+}
+
+/// What the kernel's command line needs for luod to come before the network.
+fn luod_first(medium: Medium) -> String {
+    let mut words = String::from(" lab.luod=");
+    for byte in medium.configuration().bytes() {
+        words.push_str(&format!("{byte:02x}"));
+    }
+    if let Some(path) = medium.path() {
+        words.push_str(&format!(" lab.await={path}"));
+    }
+    words
+}
+
+fn connect(address: SocketAddr) -> Result<TcpStream> {
+    let doing = || "connect to kv".to_owned();
+    let stream = TcpStream::connect(address).context(doing)?;
+    stream.set_nodelay(true).context(doing)?;
+    stream.set_read_timeout(Some(PATIENCE)).context(doing)?;
+    stream.set_write_timeout(Some(PATIENCE)).context(doing)?;
+    Ok(stream)
+}
+
+/// A client that counts by `INCR`, on one connection: a request that was lost or done
+/// twice would show in the next answer.
+struct Caller {
+    number: usize,
+    answered: Arc<std::sync::atomic::AtomicU64>,
+    thread: JoinHandle<Result<(u64, Duration)>>,
+}
+
+impl Caller {
+    fn start(address: SocketAddr, number: usize, stop: &Arc<AtomicBool>) -> Result<Self> {
+        let stream = connect(address)?;
+        let answered = Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let (count, stop) = (Arc::clone(&answered), Arc::clone(stop));
+        let thread = thread::spawn(move || {
+            let doing = || format!("count on connection {number}");
+            let mut answers = BufReader::new(stream.try_clone().context(doing)?);
+            let mut longest = Duration::ZERO;
+            let mut line = String::new();
+            while !stop.load(Ordering::Relaxed) {
+                let next = count.load(Ordering::Relaxed) + 1;
+                let begun = Instant::now();
+                (&stream)
+                    .write_all(format!("INCR caller-{number}\r\n").as_bytes())
+                    .context(doing)?;
+                line.clear();
+                answers.read_line(&mut line).context(doing)?;
+                must(line.trim_end() == format!(":{next}"), || {
+                    format!("connection {number} got {line:?} as answer {next}")
+                })?;
+                longest = longest.max(begun.elapsed());
+                count.store(next, Ordering::Relaxed);
+                if number > 0 {
+                    thread::sleep(PAUSE);
+                }
+            }
+            Ok((count.load(Ordering::Relaxed), longest))
+        });
+        Ok(Self { number, answered, thread })
+    }
+
+    fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many requests were answered.
+    fn until(&self, count: u64) -> Result<()> {
+        let began = Instant::now();
+        while self.answered() < count && !self.thread.is_finished() {
+            must(began.elapsed() < PATIENCE, || {
+                format!("connection {} waits at request {}", self.number, self.answered() + 1)
+            })?;
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    fn end(self) -> Result<(u64, Duration)> {
+        self.thread.join().map_err(|_| Failed::new("a caller panicked"))?
+    }
+}
+
+/// A connection whose answers nobody reads until the kernel is another one: its queues are full, on
+/// both sides and in both directions.
+struct Backlog {
+    stream: TcpStream,
+    writer: JoinHandle<Result<()>>,
+}
+
+impl Backlog {
+    fn send(address: SocketAddr) -> Result<Self> {
+        let stream = connect(address)?;
+        let mut to = stream.try_clone().context(|| "share a connection".into())?;
+        let writer = thread::spawn(move || {
+            for chunk in payload().chunks(1 << 16) {
+                let header = format!("*2\r\n$4\r\nECHO\r\n${}\r\n", chunk.len());
+                let request = [header.as_bytes(), chunk, b"\r\n"].concat();
+                to.write_all(&request).context(|| "send much".into())?;
+            }
+            Ok(())
+        });
+        Ok(Self { stream, writer })
+    }
+
+    fn read(mut self) -> Result<usize> {
+        let doing = || "read what was sent before the kexec".to_owned();
+        let mut read = 0;
+        for chunk in payload().chunks(1 << 16) {
+            let expected = [format!("${}\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat();
+            let mut bytes = vec![0; expected.len()];
+            self.stream.read_exact(&mut bytes).context(doing)?;
+            must(bytes == expected, || format!("it differs within 64 KiB from byte {read}"))?;
+            read += chunk.len();
+        }
+        self.writer.join().map_err(|_| Failed::new("the writer panicked"))??;
+        Ok(read)
+    }
+}
+
+fn payload() -> Vec<u8> {
+    (0..BACKLOG / 8)
+        .flat_map(|word| (word as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
+        .collect()
+}
