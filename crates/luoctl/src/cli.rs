@@ -9,6 +9,7 @@ use luo::protocol::{DEFAULT_SOCKET, SOCKET_ENV};
 use luo::{Options, Unclaimed};
 
 use crate::exit::Exit;
+use crate::run;
 
 /// The longest deadline in seconds: a year.
 const DEADLINE_MAX: f64 = 365.0 * 86_400.0;
@@ -204,6 +205,19 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+    /// Run a program that knows nothing of luod, and keep the descriptors that it gives to its
+    /// service manager.
+    ///
+    /// The program gets a NOTIFY_SOCKET. What it stores there with FDSTORE=1 (sd_notify(3),
+    /// sd_pid_notify_with_fds(3)) is preserved in the session, and passed to the next program that is
+    /// run with that session as LISTEN_FDS, under its FDNAME, as systemd's descriptor store does; FDPOLL
+    /// and FDSTOREREMOVE are understood. Everything else that it says goes on to luoctl's own
+    /// NOTIFY_SOCKET, if there is one. Signals are passed on, and the exit status is the program's, or
+    /// 128 and the signal's number.
+    Run(run::Arguments),
+    /// Becomes the program of `run`.
+    #[command(hide = true)]
+    StartProgram(run::StartArguments),
     /// Print completions for a shell.
     Completions {
         /// The shell.

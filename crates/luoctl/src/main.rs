@@ -25,6 +25,7 @@ mod output;
 mod progress;
 mod reboot;
 mod report;
+mod run;
 mod status;
 mod upgrade;
 mod watch;
@@ -49,17 +50,17 @@ fn main() -> ExitCode {
         }
     };
     let mut output = Output::new(&cli.global);
-    let result = run(&cli, &mut output);
+    let result = carry_out(&cli, &mut output);
     match result.and_then(|()| output.finish()) {
         Ok(()) => Exit::Done.into(),
         Err(failure) => {
             failure.report(&mut output);
-            failure.exit().into()
+            failure.code().into()
         }
     }
 }
 
-fn run(cli: &Cli, output: &mut Output) -> Result<(), Failure> {
+fn carry_out(cli: &Cli, output: &mut Output) -> Result<(), Failure> {
     let connect = |context| Manager::connect(cli.global.options()).map_err(Failure::luod(context));
     match &cli.command {
         Command::Status => status::run(&connect(Context::Asking)?, output),
@@ -109,6 +110,8 @@ fn run(cli: &Cli, output: &mut Output) -> Result<(), Failure> {
         Command::Report { output: file } => {
             report::run(&connect(Context::Asking)?, file.as_deref(), output)
         }
+        Command::Run(arguments) => run::run(arguments, &cli.global),
+        Command::StartProgram(arguments) => Err(run::become_program(arguments)),
         Command::Completions { shell } => manual::completions(*shell, output),
         Command::Man { directory } => manual::pages(directory.as_deref(), output),
     }
