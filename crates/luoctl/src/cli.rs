@@ -9,7 +9,7 @@ use luo::protocol::{DEFAULT_SOCKET, SOCKET_ENV};
 use luo::{Options, Unclaimed};
 
 use crate::exit::Exit;
-use crate::run;
+use crate::{run, scan};
 
 /// The longest deadline in seconds: a year.
 const DEADLINE_MAX: f64 = 365.0 * 86_400.0;
@@ -215,6 +215,13 @@ pub(crate) enum Command {
     /// NOTIFY_SOCKET, if there is one. Signals are passed on, and the exit status is the program's, or
     /// 128 and the signal's number.
     Run(run::Arguments),
+    /// Show which descriptors of a process can be kept, and how far.
+    ///
+    /// For each descriptor: its type, its size, the handler that takes it, and its reach: the restart of
+    /// its service, of luod (agent), of the kernel, a loss of power; and where that is not far, why, and
+    /// what to do. luod is asked what it can keep; where none runs, it is what one of this version can.
+    /// The process notices nothing. With --all there is one line for each process.
+    Scan(scan::Arguments),
     /// Becomes the program of `run`.
     #[command(hide = true)]
     StartProgram(run::StartArguments),

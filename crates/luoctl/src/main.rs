@@ -26,6 +26,7 @@ mod progress;
 mod reboot;
 mod report;
 mod run;
+mod scan;
 mod status;
 mod upgrade;
 mod watch;
@@ -98,19 +99,14 @@ fn carry_out(cli: &Cli, output: &mut Output) -> Result<(), Failure> {
         Command::Arena { command } => arena::run(command, output),
         Command::Kexec { command } => kexec::run(command, output),
         Command::Reboot { carrier, dry_run, accept_unknown } => {
-            let wanted = reboot::Wanted {
-                carrier: *carrier,
-                dry_run: *dry_run,
-                accept_unknown: *accept_unknown,
-                options: cli.global.options(),
-                deadline: cli.global.deadline,
-            };
+            let wanted = reboot::Wanted::new(*carrier, *dry_run, *accept_unknown, &cli.global);
             reboot::run(&connect(Context::Reboot)?, wanted, output)
         }
         Command::Report { output: file } => {
             report::run(&connect(Context::Asking)?, file.as_deref(), output)
         }
         Command::Run(arguments) => run::run(arguments, &cli.global),
+        Command::Scan(arguments) => scan::run(arguments, &cli.global, output),
         Command::StartProgram(arguments) => Err(run::become_program(arguments)),
         Command::Completions { shell } => manual::completions(*shell, output),
         Command::Man { directory } => manual::pages(directory.as_deref(), output),

@@ -2,7 +2,7 @@ use std::fs;
 
 use crate::run::alone;
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 20] = [
     "status",
     "sessions",
     "files",
@@ -21,6 +21,7 @@ const COMMANDS: [&str; 19] = [
     "reboot",
     "report",
     "run",
+    "scan",
     "completions",
 ];
 
@@ -39,7 +40,7 @@ fn every_command_has_a_page() {
     let directory = tempfile::tempdir().unwrap();
     let pages = directory.path().join("made/man1");
     let said = alone(&["man", pages.to_str().unwrap()]).good();
-    assert_eq!(said, format!("27 man pages written to {}.\n", pages.display()));
+    assert_eq!(said, format!("28 man pages written to {}.\n", pages.display()));
     let mut names: Vec<String> = fs::read_dir(&pages)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
