@@ -16,7 +16,7 @@ mod sockopt;
 pub mod tcp;
 
 pub use description::{order_descriptions, same_description};
-pub use inherit::{adopt, adopt_stdin, close_on_exec};
+pub use inherit::{adopt, adopt_stdin, close_on_exec, settle};
 pub use kexec::{
     crash_kernel_loaded, kernel_loaded, load_kernel, restart_into_loaded, unload_kernel,
 };

@@ -9,6 +9,7 @@ use luo::protocol::{DEFAULT_SOCKET, SOCKET_ENV};
 use luo::{Options, Unclaimed};
 
 use crate::exit::Exit;
+use crate::{run, scan};
 
 /// The longest deadline in seconds: a year.
 const DEADLINE_MAX: f64 = 365.0 * 86_400.0;
@@ -204,6 +205,26 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+    /// Run a program that knows nothing of luod, and keep the descriptors that it gives to its
+    /// service manager.
+    ///
+    /// The program gets a NOTIFY_SOCKET. What it stores there with FDSTORE=1 (sd_notify(3),
+    /// sd_pid_notify_with_fds(3)) is preserved in the session, and passed to the next program that is
+    /// run with that session as LISTEN_FDS, under its FDNAME, as systemd's descriptor store does; FDPOLL
+    /// and FDSTOREREMOVE are understood. Everything else that it says goes on to luoctl's own
+    /// NOTIFY_SOCKET, if there is one. Signals are passed on, and the exit status is the program's, or
+    /// 128 and the signal's number.
+    Run(run::Arguments),
+    /// Show which descriptors of a process can be kept, and how far.
+    ///
+    /// For each descriptor: its type, its size, the handler that takes it, and its reach: the restart of
+    /// its service, of luod (agent), of the kernel, a loss of power; and where that is not far, why, and
+    /// what to do. luod is asked what it can keep; where none runs, it is what one of this version can.
+    /// The process notices nothing. With --all there is one line for each process.
+    Scan(scan::Arguments),
+    /// Becomes the program of `run`.
+    #[command(hide = true)]
+    StartProgram(run::StartArguments),
     /// Print completions for a shell.
     Completions {
         /// The shell.

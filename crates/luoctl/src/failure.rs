@@ -27,6 +27,7 @@ pub(crate) enum Context {
     Upgrade,
     Release,
     Reboot,
+    Run,
 }
 
 /// A command failed.
@@ -52,6 +53,15 @@ pub(crate) enum Failure {
     /// A step that is not luod's: one with the kernel, or on the way to it.
     #[error("{sentence}")]
     Step { sentence: String, exit: Exit, source: Option<io::Error> },
+    /// A program that was run has ended with this status: its own affair.
+    #[error("the program ended with status {0}")]
+    Ended(u8),
+    /// A session has files that no program was run with.
+    #[error(
+        "session {session} holds file {}, which no program that luoctl ran has stored; name another \
+         session, or look at it with `luoctl files {session}`", format::token(*token)
+    )]
+    ForeignSession { session: String, token: u64 },
     /// What was sent along with a reply cannot be read.
     #[error("the handover that luod sent cannot be read: {0}; ask again")]
     Handover(#[source] io::Error),
@@ -70,6 +80,15 @@ impl Failure {
     /// Turns the library's error into a failure of this command.
     pub(crate) fn luod(context: Context) -> impl FnOnce(Error) -> Self {
         move |source| Self::Luod { context, source, note: None }
+    }
+
+    /// Turns an error of the system into a failure to run a program.
+    pub(crate) fn program(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Step {
+            sentence: format!("{what}: {source}; nothing was changed"),
+            exit: io_exit(&source),
+            source: Some(source),
+        }
     }
 
     /// Adds what is known of how things stand now.
@@ -92,7 +111,9 @@ impl Failure {
             Self::Path { source, .. } => io_exit(source),
             Self::Arena { source, .. } => errno_exit(source.errno().name()),
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
-            Self::Blob { .. }
+            Self::ForeignSession { .. } => Exit::WrongState,
+            Self::Ended(_)
+            | Self::Blob { .. }
             | Self::Handover(_)
             | Self::Signals(_)
             | Self::Output(_)
@@ -100,9 +121,17 @@ impl Failure {
         }
     }
 
+    /// The exit status.
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            Self::Ended(status) => *status,
+            other => other.exit().code(),
+        }
+    }
+
     /// Tells the user.
     pub(crate) fn report(&self, output: &mut Output) {
-        if self.exit() == Exit::Done {
+        if self.exit() == Exit::Done || matches!(self, Self::Ended(_)) {
             return;
         }
         if let Self::Luod { source, .. } = self {
@@ -224,6 +253,7 @@ const fn failed(context: Context) -> &'static str {
         Context::Upgrade => "the upgrade failed: ",
         Context::Release => "release failed: ",
         Context::Reboot => "the machine was not rebooted: ",
+        Context::Run => "the session cannot be used: ",
     }
 }
 
@@ -245,11 +275,17 @@ pub(crate) fn refused(refusal: &Refusal) -> String {
 
 fn next_step(context: Context, exit: Exit) -> &'static str {
     match (exit, context) {
-        (Exit::Denied, Context::Release) => "ask as the user that owns it, or as root",
+        (Exit::Denied, Context::Release | Context::Run) => {
+            "ask as the user that owns it, or as root"
+        }
         (Exit::Denied, _) => "ask as root or as the user that luod runs as",
         (Exit::WrongState, Context::Finish) => {
             "`luoctl status` shows what goes on, `luoctl files` what was not retrieved, \
              --unclaimed decides about that"
+        }
+        (Exit::WrongState, Context::Run) => {
+            "another process holds it, or an update of the machine is under way: `luoctl sessions` \
+             shows"
         }
         (Exit::WrongState, _) => "`luoctl status` shows what goes on",
         (Exit::NotFound, _) => "`luoctl sessions` lists what there is",
@@ -263,8 +299,6 @@ fn next_step(context: Context, exit: Exit) -> &'static str {
         (_, Context::Finish) => "nothing was finished: settle that and finish again",
         (_, Context::Cancel) => "`luoctl status` shows where it stands",
         (_, Context::Upgrade) => "the luod that ran serves on",
-        (_, Context::Asking | Context::Watch | Context::Release | Context::Reboot) => {
-            "luod's log may tell more"
-        }
+        (_, _) => "luod's log may tell more",
     }
 }

@@ -25,6 +25,8 @@ mod output;
 mod progress;
 mod reboot;
 mod report;
+mod run;
+mod scan;
 mod status;
 mod upgrade;
 mod watch;
@@ -49,17 +51,17 @@ fn main() -> ExitCode {
         }
     };
     let mut output = Output::new(&cli.global);
-    let result = run(&cli, &mut output);
+    let result = carry_out(&cli, &mut output);
     match result.and_then(|()| output.finish()) {
         Ok(()) => Exit::Done.into(),
         Err(failure) => {
             failure.report(&mut output);
-            failure.exit().into()
+            failure.code().into()
         }
     }
 }
 
-fn run(cli: &Cli, output: &mut Output) -> Result<(), Failure> {
+fn carry_out(cli: &Cli, output: &mut Output) -> Result<(), Failure> {
     let connect = |context| Manager::connect(cli.global.options()).map_err(Failure::luod(context));
     match &cli.command {
         Command::Status => status::run(&connect(Context::Asking)?, output),
@@ -97,18 +99,15 @@ fn run(cli: &Cli, output: &mut Output) -> Result<(), Failure> {
         Command::Arena { command } => arena::run(command, output),
         Command::Kexec { command } => kexec::run(command, output),
         Command::Reboot { carrier, dry_run, accept_unknown } => {
-            let wanted = reboot::Wanted {
-                carrier: *carrier,
-                dry_run: *dry_run,
-                accept_unknown: *accept_unknown,
-                options: cli.global.options(),
-                deadline: cli.global.deadline,
-            };
+            let wanted = reboot::Wanted::new(*carrier, *dry_run, *accept_unknown, &cli.global);
             reboot::run(&connect(Context::Reboot)?, wanted, output)
         }
         Command::Report { output: file } => {
             report::run(&connect(Context::Asking)?, file.as_deref(), output)
         }
+        Command::Run(arguments) => run::run(arguments, &cli.global),
+        Command::Scan(arguments) => scan::run(arguments, &cli.global, output),
+        Command::StartProgram(arguments) => Err(run::become_program(arguments)),
         Command::Completions { shell } => manual::completions(*shell, output),
         Command::Man { directory } => manual::pages(directory.as_deref(), output),
     }

@@ -57,7 +57,7 @@ pub(crate) fn pages(directory: Option<&Path>, output: &mut Output) -> Result<(),
 
 /// The pages of a command and of all below it.
 fn collect(command: clap::Command, pages: &mut Vec<(String, Vec<u8>)>) -> io::Result<()> {
-    for below in command.get_subcommands() {
+    for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
         collect(below.clone(), pages)?;
     }
     pages.push(page(command)?);

@@ -104,8 +104,13 @@ impl Output {
     pub(crate) fn complain(&mut self, sentence: &str) {
         // In the order in which it was said.
         let _ = self.stdout.flush();
-        let _ = writeln!(io::stderr().lock(), "luoctl: {}", format::plain(sentence));
+        complain(sentence);
     }
+}
+
+/// As [`Output::complain`], for what has nothing on stdout.
+pub(crate) fn complain(sentence: &str) {
+    let _ = writeln!(io::stderr().lock(), "luoctl: {}", format::plain(sentence));
 }
 
 /// Keeps a closed pipe known as one.

@@ -1,77 +1,13 @@
 //! Every command against a real luod, as built beside this tool.
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Instant;
 
-use luo::{Manager, Options, Session};
-use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
+use luo::Session;
+use luod::{Luod, PATIENCE};
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
-struct Luod {
-    directory: TempDir,
-    process: Child,
-}
-
-impl Luod {
-    /// `None`, loudly, where luod was not built beside luoctl.
-    fn start() -> Option<Self> {
-        let binary: PathBuf = Path::new(env!("CARGO_BIN_EXE_luoctl")).with_file_name("luod");
-        if !binary.exists() {
-            println!("SKIPPED: {} is not there: build luod first", binary.display());
-            return None;
-        }
-        let directory = tempfile::tempdir().unwrap();
-        let process = Command::new(binary)
-            .arg("--runtime-dir")
-            .arg(directory.path())
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let luod = Self { directory, process };
-        let start = Instant::now();
-        while Manager::connect(luod.options()).is_err() {
-            assert!(start.elapsed() < PATIENCE, "luod does not serve");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        Some(luod)
-    }
-
-    fn options(&self) -> Options {
-        Options::new().socket(self.directory.path().join("io.luo.sock")).deadline(PATIENCE)
-    }
-
-    fn luoctl(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_luoctl"))
-            .arg("--socket")
-            .arg(self.directory.path().join("io.luo.sock"))
-            .args(["--deadline", "60"])
-            .args(arguments)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
-    }
-
-    /// The command's output; it must end with this status.
-    fn run(&self, arguments: &[&str], status: i32) -> String {
-        let output = self.luoctl(arguments);
-        let text = String::from_utf8(output.stdout).unwrap();
-        let errors = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(status), "{arguments:?}\n{text}\n{errors}");
-        text + &errors
-    }
-}
-
-impl Drop for Luod {
-    fn drop(&mut self) {
-        let _ = kill_process(Pid::from_child(&self.process), Signal::TERM);
-        let _ = self.process.wait();
-    }
-}
+mod luod;
 
 fn pipe() -> (OwnedFd, OwnedFd) {
     rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap()

@@ -16,9 +16,9 @@ use crate::error::Error;
 use crate::exchange::{Answer, Exchange, Prepared};
 use crate::options::Options;
 use crate::protocol::{
-    FileInfo, FileList, FinishMachine, Handover, LastTimeline, ListFiles, MANAGER, Nothing,
-    ReleaseSession, Report, Reported, SessionInfo, SessionList, State, Status, Through, Timeline,
-    Unclaimed, Upgrade, Upgraded,
+    FileInfo, FileList, FinishMachine, HandlerInfo, HandlerList, Handover, LastTimeline, ListFiles,
+    MANAGER, Nothing, ReleaseSession, Report, Reported, SessionInfo, SessionList, State, Status,
+    Through, Timeline, Unclaimed, Upgrade, Upgraded,
 };
 
 #[derive(Debug)]
@@ -47,6 +47,11 @@ impl<D: Drive> Manager<D> {
     pub(crate) async fn timeline(&self) -> Result<Option<Timeline>, Error> {
         let last: LastTimeline = self.ask("GetTimeline", &Nothing {}, &self.deadline()).await?;
         Ok(last.timeline)
+    }
+
+    pub(crate) async fn handlers(&self) -> Result<Vec<HandlerInfo>, Error> {
+        let list: HandlerList = self.ask("ListHandlers", &Nothing {}, &self.deadline()).await?;
+        Ok(list.handlers)
     }
 
     pub(crate) async fn sessions(&self) -> Result<Vec<SessionInfo>, Error> {

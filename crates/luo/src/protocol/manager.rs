@@ -42,6 +42,22 @@ pub struct WorkerFailed {
     pub reason: String,
 }
 
+/// A handler of luod's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandlerInfo {
+    /// Its `compatible` string.
+    pub compatible: String,
+    /// The carriers of this luod through which it can take files.
+    pub carriers: Vec<String>,
+}
+
+/// Reply of `ListHandlers`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandlerList {
+    /// In the order in which they are asked.
+    pub handlers: Vec<HandlerInfo>,
+}
+
 /// One session as luod sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionInfo {

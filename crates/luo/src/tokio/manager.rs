@@ -9,7 +9,8 @@ use crate::drive::until;
 use crate::error::Error;
 use crate::options::Options;
 use crate::protocol::{
-    Event, FileInfo, Report, SessionInfo, Status, Timeline, Unclaimed, Upgraded, Watched,
+    Event, FileInfo, HandlerInfo, Report, SessionInfo, Status, Timeline, Unclaimed, Upgraded,
+    Watched,
 };
 
 /// A connection to luod itself. Its methods are those of [`luo::Manager`](crate::Manager), as
@@ -46,6 +47,15 @@ impl Manager {
     /// See the type. A luod before this method says that it does not know it.
     pub async fn timeline(&self) -> Result<Option<Timeline>, Error> {
         self.client.timeline().await
+    }
+
+    /// The handlers of this luod, in the order in which they are asked, each with the carriers through
+    /// which it can take files.
+    ///
+    /// # Errors
+    /// See the type. A luod before this method says that it does not know it.
+    pub async fn handlers(&self) -> Result<Vec<HandlerInfo>, Error> {
+        self.client.handlers().await
     }
 
     /// All sessions that this user may see. See

@@ -13,7 +13,7 @@ use luo::protocol::{Report, Status};
 use luo::{Manager, Options};
 use serde::Serialize;
 
-use crate::cli::RebootCarrier;
+use crate::cli::{Global, RebootCarrier};
 use crate::cost;
 use crate::exit::Exit;
 use crate::failure::{Context, Failure};
@@ -33,6 +33,18 @@ pub(crate) struct Wanted {
     pub(crate) options: Options,
     /// How long luod may take to answer.
     pub(crate) deadline: Duration,
+}
+
+impl Wanted {
+    pub(crate) fn new(
+        carrier: RebootCarrier,
+        dry_run: bool,
+        accept_unknown: bool,
+        global: &Global,
+    ) -> Self {
+        let (options, deadline) = (global.options(), global.deadline);
+        Self { carrier, dry_run, accept_unknown, options, deadline }
+    }
 }
 
 /// What `--json` prints.

@@ -2,7 +2,7 @@ use std::fs;
 
 use crate::run::alone;
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 20] = [
     "status",
     "sessions",
     "files",
@@ -20,6 +20,8 @@ const COMMANDS: [&str; 18] = [
     "kexec",
     "reboot",
     "report",
+    "run",
+    "scan",
     "completions",
 ];
 
@@ -38,7 +40,7 @@ fn every_command_has_a_page() {
     let directory = tempfile::tempdir().unwrap();
     let pages = directory.path().join("made/man1");
     let said = alone(&["man", pages.to_str().unwrap()]).good();
-    assert_eq!(said, format!("26 man pages written to {}.\n", pages.display()));
+    assert_eq!(said, format!("28 man pages written to {}.\n", pages.display()));
     let mut names: Vec<String> = fs::read_dir(&pages)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

@@ -159,6 +159,16 @@ impl Carriers {
         names
     }
 
+    /// What each carrier of these can keep.
+    pub(crate) fn abilities(&self) -> Vec<(&'static str, Caps)> {
+        let caps = |name: &str| match name {
+            "liveupdate" => LIVEUPDATE_CAPS,
+            "arena" => ARENA_CAPS,
+            _ => Keep::caps(self.near.as_ref()),
+        };
+        self.names().into_iter().map(|name| (name, caps(name))).collect()
+    }
+
     /// The carrier that a request names, the near one where it names none.
     ///
     /// # Errors

@@ -8,9 +8,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use luo::protocol::{
-    self, Answer, ClaimSession, CreateSession, FileInfo, FileList, FinishMachine, Handover,
-    LastTimeline, ListFiles, MANAGER, Nothing, Participate, ReleaseSession, Report, Reported,
-    SessionGiven, SessionInfo, SessionList, Status, SubsystemInfo, Through, Upgrade, Watched,
+    self, Answer, ClaimSession, CreateSession, FileInfo, FileList, FinishMachine, HandlerInfo,
+    HandlerList, Handover, LastTimeline, ListFiles, MANAGER, Nothing, Participate, ReleaseSession,
+    Report, Reported, SessionGiven, SessionInfo, SessionList, Status, SubsystemInfo, Through,
+    Upgrade, Watched,
 };
 use luo_core::{
     CarrierId, Criticality, Errno, Event, FileKey, FinishOptions, Incoming, OnClose, Policy, Scope,
@@ -124,6 +125,7 @@ impl ManagerService {
         Ok(match method {
             "GetStatus" => Pending::Ready(Reply::new(&self.status())),
             "GetTimeline" => Pending::Ready(Reply::new(&self.timeline())),
+            "ListHandlers" => Pending::Ready(Reply::new(&self.handlers())),
             "ListSessions" => Pending::Ready(Reply::new(&self.sessions())),
             "ListFiles" => self.files(&call.parameters()?, call.more),
             "CreateSession" => self.create(call.parameters()?, first_connection(descriptors)?),
@@ -250,6 +252,19 @@ impl ManagerService {
             }
         }
         LastTimeline { timeline }
+    }
+
+    fn handlers(&self) -> HandlerList {
+        let core = self.host.core.borrow();
+        let carriers = self.host.carriers.abilities();
+        let handlers = core.handlers().map(|handler| {
+            let can = carriers.iter().filter(|(_, caps)| caps.contains(handler.requires()));
+            HandlerInfo {
+                compatible: handler.compatible().to_owned(),
+                carriers: can.map(|(name, _)| (*name).to_owned()).collect(),
+            }
+        });
+        HandlerList { handlers: handlers.collect() }
     }
 
     fn sessions(&self) -> SessionList {
