@@ -10,9 +10,10 @@ use luo_abi::{
         File, FilesTree, MachineTree, Session, Subsystem, Tokens, write_files, write_machine,
     },
     record::{
-        FileRecord, Incoming, MachineRecord, MemfdRecord, Reading, Record, RememberedFailure,
-        SessionRecord, SharedRecord, SubsystemData, SubsystemRecord, TimelineArrival, TimelineName,
-        TimelineRecord, TimelineSpan,
+        EventfdRecord, FileRecord, Incoming, MachineRecord, MemfdRecord, Reading, Record,
+        RememberedFailure, SessionRecord, SharedRecord, SignalfdRecord, SubsystemData,
+        SubsystemRecord, TimelineArrival, TimelineName, TimelineRecord, TimelineSpan,
+        TimerfdRecord,
     },
 };
 
@@ -320,4 +321,38 @@ fn arena_v2() {
     let found = find(&golden[..4096], &golden[4096..8192], 1 << 20, Some(&[2; 16])).unwrap();
     assert_eq!((found.superblock, found.place, found.mirrored), (superblock, 0, true));
     assert_eq!(Catalogue::decode(&golden[8192..], &superblock).unwrap().objects, objects);
+}
+
+#[test]
+fn eventfd_v1() {
+    let golden = include_bytes!("golden/eventfd-v1.bin");
+    let flags = EventfdRecord::SEMAPHORE | EventfdRecord::NONBLOCK;
+    let record = EventfdRecord { count: 0x0102_0304_0506_0708, flags };
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(EventfdRecord::decode(golden), Ok(record));
+}
+
+#[test]
+fn timerfd_v1() {
+    let golden = include_bytes!("golden/timerfd-v1.bin");
+    let record = TimerfdRecord {
+        expiry: 0x0102_0304_0506_0708,
+        interval: 0x1112_1314_1516_1718,
+        ticks: 0xa1a2_a3a4_a5a6_a7a8,
+        now: 0x2122_2324_2526_2728,
+        realtime: 0x3132_3334_3536_3738,
+        boot: *b"the id of a boot",
+        clock: 9,
+        flags: TimerfdRecord::KNOWN_FLAGS,
+    };
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(TimerfdRecord::decode(golden), Ok(record));
+}
+
+#[test]
+fn signalfd_v1() {
+    let golden = include_bytes!("golden/signalfd-v1.bin");
+    let record = SignalfdRecord { mask: 0x8102_0304_0506_0708, flags: SignalfdRecord::NONBLOCK };
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(SignalfdRecord::decode(golden), Ok(record));
 }

@@ -10,8 +10,9 @@ use luo_abi::{
         File, FilesTree, HandoverError, MachineTree, Session, Tokens, write_files, write_machine,
     },
     record::{
-        FileRecord, Incoming, MachineRecord, MemfdRecord, Record, RememberedFailure, SessionRecord,
-        SharedRecord, SubsystemData, SubsystemRecord,
+        EventfdRecord, FileRecord, Incoming, MachineRecord, MemfdRecord, Record, RecordError,
+        RememberedFailure, SessionRecord, SharedRecord, SignalfdRecord, SubsystemData,
+        SubsystemRecord, TimerfdRecord,
     },
 };
 
@@ -268,4 +269,49 @@ fn mutated_records_do_no_harm() {
         valid += 1;
     }
     assert!(valid > BLOBS / 50, "{valid} valid");
+}
+
+/// Decodes bytes as what they may be, and encodes what was found.
+type Again = fn(&[u8]) -> Result<Result<Vec<u8>, RecordError>, RecordError>;
+
+#[test]
+fn mutated_records_of_files_do_no_harm() {
+    let timer = TimerfdRecord {
+        expiry: 5,
+        interval: 1,
+        ticks: 2,
+        now: 4,
+        realtime: 3,
+        boot: [1; 16],
+        clock: 7,
+        flags: 3,
+    };
+    let seeds: [(Vec<u8>, Again); _] = [
+        (EventfdRecord { count: 1, flags: 2 }.encode().unwrap(), |bytes| {
+            EventfdRecord::decode(bytes).map(|record| record.encode())
+        }),
+        (timer.encode().unwrap(), |bytes| {
+            TimerfdRecord::decode(bytes).map(|record| record.encode())
+        }),
+        (SignalfdRecord { mask: 3, flags: 1 }.encode().unwrap(), |bytes| {
+            SignalfdRecord::decode(bytes).map(|record| record.encode())
+        }),
+    ];
+    let mut random = Random::new(SEED);
+    for (seed, again) in &seeds {
+        let mut valid = 0;
+        for _ in 0..BLOBS / 5 {
+            let other = &seeds[random.below(seeds.len())].0;
+            let bytes = random.mutate(seed, other);
+            match again(&bytes) {
+                // What is taken for valid is written the same again: no byte was overlooked.
+                Ok(written) => {
+                    assert_eq!(written.as_deref(), Ok(&bytes[..]));
+                    valid += 1;
+                }
+                Err(error) => assert!(error.offset <= bytes.len(), "{error}"),
+            }
+        }
+        assert!(valid > BLOBS / 500, "{valid} valid");
+    }
 }

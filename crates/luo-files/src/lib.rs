@@ -6,23 +6,56 @@
 //! | [`record-v1`](RecordHandler) | small sealed memfds: a service's own bytes | bytes |
 //! | [`arena-memory-v1`](ArenaMemoryHandler) | memory that the arena has lent | resident memory |
 //! | [`memfd-v1`](MemfdHandler) | memfds | memory, bytes |
+//! | [`eventfd-v1`](Eventfd) | event counters | bytes |
+//! | [`timerfd-v1`](Timerfd) | timers | bytes |
+//! | [`signalfd-v1`](Signalfd) | what signals are read from | bytes |
 //! | [`kernel-live-v1`](KernelHandler) | what the running kernel can keep itself | some live descriptors |
 //!
 //! Where several could take a file, the one that was registered first does, in the order of this
-//! table: `live-v1` keeps more of it, the others keep it farther.
+//! table, which is that of [`handlers`]: `live-v1` keeps more of it, the others keep it farther.
 //!
 //! Invariants: a handler has no state of its own between two calls, so it does not matter whether
 //! the process that freezes is the one that prepared; what it cannot keep whole it refuses with a
-//! reason.
+//! reason; which type a file is, is looked at only where a carrier cannot hold the file itself.
 
+mod anew;
+mod eventfd;
+mod fail;
+mod fdinfo;
 mod kernel;
 mod live;
 mod memfd;
 mod record;
 mod resident;
+mod signalfd;
+mod timerfd;
 
+use std::sync::Arc;
+
+use luo_carriers::HostFile;
+use luo_core::Handler;
+
+pub use anew::{Anew, Described};
+pub use eventfd::Eventfd;
 pub use kernel::{KERNEL_LIVE_COMPATIBLE, KernelHandler};
 pub use live::{LIVE_COMPATIBLE, LiveHandler};
 pub use memfd::MemfdHandler;
 pub use record::RecordHandler;
 pub use resident::{ARENA_MEMORY_COMPATIBLE, ArenaMemoryHandler};
+pub use signalfd::Signalfd;
+pub use timerfd::Timerfd;
+
+/// Every handler, in the order in which they are to be asked.
+#[must_use]
+pub fn handlers() -> Vec<Arc<dyn Handler<HostFile>>> {
+    vec![
+        Arc::new(LiveHandler),
+        Arc::new(RecordHandler),
+        Arc::new(ArenaMemoryHandler),
+        Arc::new(MemfdHandler),
+        Arc::new(Anew::<Eventfd>::new()),
+        Arc::new(Anew::<Timerfd>::new()),
+        Arc::new(Anew::<Signalfd>::new()),
+        Arc::new(KernelHandler),
+    ]
+}

@@ -4,6 +4,7 @@
 //! why. A descriptor is owned by exactly one [`OwnedFd`](std::os::fd::OwnedFd) and close-on-exec.
 
 mod description;
+mod events;
 mod inherit;
 mod kexec;
 mod liveupdate;
@@ -14,6 +15,7 @@ mod sealed;
 mod signals;
 
 pub use description::{order_descriptions, same_description};
+pub use events::{set_timer_ticks, signalfd};
 pub use inherit::{adopt, adopt_stdin, close_on_exec};
 pub use kexec::{
     crash_kernel_loaded, kernel_loaded, load_kernel, restart_into_loaded, unload_kernel,

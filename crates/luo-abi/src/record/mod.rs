@@ -15,6 +15,7 @@ mod error;
 mod file;
 mod machine;
 mod memfd;
+mod open;
 mod raw;
 mod session;
 mod timeline;
@@ -29,6 +30,10 @@ pub use file::{BOUND_FILE_RECORD, FILE_RECORD, FileRecord, Incoming, RememberedF
 pub use machine::{MACHINE_RECORD, MachineRecord, SharedRecord, SubsystemData, SubsystemRecord};
 pub use memfd::{
     MEMFD_COMPATIBLE, MEMFD_KNOWN_FLAGS, MEMFD_KNOWN_SEALS, MEMFD_NAME_MAX, MemfdRecord,
+};
+pub use open::{
+    EVENTFD_COMPATIBLE, EventfdRecord, SIGNALFD_COMPATIBLE, SignalfdRecord, TIMERFD_COMPATIBLE,
+    TimerfdRecord,
 };
 pub use session::{SESSION_RECORD, SessionRecord};
 pub use timeline::{

@@ -155,4 +155,30 @@ layout! {
         name: [u8; 249],
         reserved: [u8; 5],
     }
+
+    /// `eventfd-v1`.
+    Eventfd {
+        count: U64,
+        flags: U32,
+        reserved: [u8; 4],
+    }
+
+    /// `timerfd-v1`.
+    Timerfd {
+        expiry: U64,
+        interval: U64,
+        ticks: U64,
+        now: U64,
+        realtime: U64,
+        boot: [u8; 16],
+        clock: U32,
+        flags: U32,
+    }
+
+    /// `signalfd-v1`.
+    Signalfd {
+        mask: U64,
+        flags: U32,
+        reserved: [u8; 4],
+    }
 }

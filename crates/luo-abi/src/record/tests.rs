@@ -540,6 +540,9 @@ fn the_documented_layouts_are_those_of_the_code() {
         ("### `timeline-v1`", 1, size_of::<raw::TimelineName>(), raw::TimelineName::fields()),
         ("### `timeline-v1`", 2, size_of::<raw::TimelineSpan>(), raw::TimelineSpan::fields()),
         ("### `memfd-v1`", 0, size_of::<raw::Memfd>(), raw::Memfd::fields()),
+        ("### `eventfd-v1`", 0, size_of::<raw::Eventfd>(), raw::Eventfd::fields()),
+        ("### `timerfd-v1`", 0, size_of::<raw::Timerfd>(), raw::Timerfd::fields()),
+        ("### `signalfd-v1`", 0, size_of::<raw::Signalfd>(), raw::Signalfd::fields()),
     ] {
         let fields: Vec<_> = fields.into_iter().map(|(o, s, f)| (o, s, f.to_string())).collect();
         assert_eq!(documented(&page, heading, table), fields, "{heading}");

@@ -1,0 +1,102 @@
+//! Files of all types depart through an arena, every process ends, and the next luod makes them
+//! again: what each of them is, is compared by ordinary system calls.
+
+mod common;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use common::Luod;
+use luo::{Session, State, Unclaimed};
+use luo_carriers::arena::{self, Arena, FileMedium};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{OFlags, fcntl_getfl};
+use rustix::io::{read, write};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_gettime, timerfd_settime,
+};
+
+/// An arena on a disk file.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        let medium = FileMedium::create(&place.path("arena"), 64 << 20).unwrap();
+        Arena::create(Arc::new(medium), arena::machine_id().unwrap(), false).unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn luod(&self) -> Luod {
+        Luod::start_with(&format!("arena = {:?}", self.path("arena")))
+    }
+}
+
+fn depart(luod: &mut Luod) {
+    let manager = luod.manager();
+    manager.prepare_through("arena").unwrap();
+    manager.freeze().unwrap();
+    manager.depart().unwrap();
+    luod.wait_for_end();
+    assert_eq!(luod.exit_status(), Some(3), "{}", luod.log());
+}
+
+fn status(file: impl AsFd) -> OFlags {
+    fcntl_getfl(file).unwrap()
+}
+
+fn counted(file: &OwnedFd) -> u64 {
+    let mut bytes = [0; 8];
+    assert_eq!(read(file, &mut bytes), Ok(8));
+    u64::from_ne_bytes(bytes)
+}
+
+#[test]
+fn files_of_all_types_outlive_every_process() {
+    let place = Place::new();
+    let mut luod = place.luod();
+    let shop = luod.session("shop");
+    let give = |token, file: OwnedFd| {
+        shop.preserve(token, &file).unwrap();
+        status(&file)
+    };
+
+    let counter = eventfd(7, EventfdFlags::NONBLOCK).unwrap();
+    let counter = give(1, counter);
+    let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::empty()).unwrap();
+    let span = |tv_sec| Timespec { tv_sec, tv_nsec: 0 };
+    let value = Itimerspec { it_value: span(5000), it_interval: span(3) };
+    timerfd_settime(&timer, TimerfdTimerFlags::empty(), &value).unwrap();
+    let timer = give(2, timer);
+    let signals = give(3, luo_sys::signalfd(1 << 9, true).unwrap());
+
+    depart(&mut luod);
+    drop((shop, luod));
+    let luod = place.luod();
+    assert_eq!(luod.manager().status().unwrap().state, State::Updated);
+    let shop: Session = luod.session("shop");
+    let take = |token, flags: OFlags| {
+        let file = shop.retrieve(token).unwrap();
+        assert_eq!(status(&file), flags, "token {token}");
+        file
+    };
+
+    let counter = take(1, counter);
+    assert_eq!(counted(&counter), 7);
+    write(&counter, &2_u64.to_ne_bytes()).unwrap();
+    assert_eq!(counted(&counter), 2);
+    let timer = timerfd_gettime(take(2, timer)).unwrap();
+    assert_eq!(timer.it_interval, span(3));
+    assert!((4000..5000).contains(&timer.it_value.tv_sec), "{timer:?}");
+    take(3, signals);
+
+    shop.finish_and_carry().unwrap();
+    let finished = luod.manager().finish(Unclaimed::Refuse).unwrap().unwrap();
+    assert_eq!(finished.state, State::Normal);
+}
