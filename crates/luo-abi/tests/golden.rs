@@ -10,10 +10,10 @@ use luo_abi::{
         File, FilesTree, MachineTree, Session, Subsystem, Tokens, write_files, write_machine,
     },
     record::{
-        EventfdRecord, FileRecord, Incoming, MachineRecord, MemfdRecord, Reading, Record,
-        RememberedFailure, SessionRecord, SharedRecord, SignalfdRecord, SubsystemData,
-        SubsystemRecord, TimelineArrival, TimelineName, TimelineRecord, TimelineSpan,
-        TimerfdRecord,
+        DeviceRecord, EventfdRecord, FileRecord, Incoming, LockRecord, MachineRecord, MemfdRecord,
+        OpenFlags, PathRecord, PipeEnd, PipeMaker, PipeRecord, Reading, Record, RememberedFailure,
+        SessionRecord, SharedRecord, SignalfdRecord, SubsystemData, SubsystemRecord,
+        TimelineArrival, TimelineName, TimelineRecord, TimelineSpan, TimerfdRecord,
     },
 };
 
@@ -355,4 +355,53 @@ fn signalfd_v1() {
     let record = SignalfdRecord { mask: 0x8102_0304_0506_0708, flags: SignalfdRecord::NONBLOCK };
     assert_eq!(record.encode().unwrap(), golden);
     assert_eq!(SignalfdRecord::decode(golden), Ok(record));
+}
+
+#[test]
+fn pipe_v1() {
+    let golden = include_bytes!("golden/pipe-v1.bin");
+    let record = PipeRecord::Maker(PipeMaker {
+        capacity: 65536,
+        open: OpenFlags(OpenFlags::READ | OpenFlags::NONBLOCK),
+        ends: vec![PipeEnd { token: 0x1a, open: OpenFlags(OpenFlags::WRITE | OpenFlags::DIRECT) }],
+        packets: true,
+        chunks: vec![b"one".to_vec(), b"other".to_vec()],
+    });
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(PipeRecord::decode(golden), Ok(record));
+    let along = PipeRecord::Along { maker: 0x0102_0304_0506_0708 };
+    let bytes = along.encode().unwrap();
+    assert_eq!((bytes.len(), bytes[22]), (24, 2));
+    assert_eq!(PipeRecord::decode(&bytes), Ok(along));
+}
+
+#[test]
+fn path_v1() {
+    let golden = include_bytes!("golden/path-v1.bin");
+    let record = PathRecord {
+        device: 0xfe_0000_0001,
+        inode: 0x0102_0304_0506_0708,
+        filesystem: 0x1112_1314_1516_1718,
+        born: 0x2122_2324_2526_2728,
+        size: 5000,
+        position: 4096,
+        modified: 0x3132_3334_3536_3738,
+        open: OpenFlags(OpenFlags::READ | OpenFlags::WRITE | OpenFlags::APPEND),
+        directory: false,
+        locks: vec![
+            LockRecord { start: 0, end: u64::MAX, whole: true, exclusive: false },
+            LockRecord { start: 7, end: 9, whole: false, exclusive: true },
+        ],
+        path: b"/var/log/shop.log".to_vec(),
+    };
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(PathRecord::decode(golden), Ok(record));
+}
+
+#[test]
+fn device_v1() {
+    let golden = include_bytes!("golden/device-v1.bin");
+    let record = DeviceRecord { major: 1, minor: 3, open: OpenFlags(OpenFlags::WRITE) };
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(DeviceRecord::decode(golden), Ok(record));
 }

@@ -10,7 +10,8 @@ use luo_abi::{
         File, FilesTree, HandoverError, MachineTree, Session, Tokens, write_files, write_machine,
     },
     record::{
-        EventfdRecord, FileRecord, Incoming, MachineRecord, MemfdRecord, Record, RecordError,
+        DeviceRecord, EventfdRecord, FileRecord, Incoming, LockRecord, MachineRecord, MemfdRecord,
+        OpenFlags, PathRecord, PipeEnd, PipeMaker, PipeRecord, Record, RecordError,
         RememberedFailure, SessionRecord, SharedRecord, SignalfdRecord, SubsystemData,
         SubsystemRecord, TimerfdRecord,
     },
@@ -286,7 +287,35 @@ fn mutated_records_of_files_do_no_harm() {
         clock: 7,
         flags: 3,
     };
-    let seeds: [(Vec<u8>, Again); _] = [
+    let open = OpenFlags(OpenFlags::READ);
+    let pipe = PipeMaker {
+        capacity: 4096,
+        open,
+        ends: vec![PipeEnd { token: 1, open }],
+        packets: true,
+        chunks: vec![vec![1, 2], vec![3]],
+    };
+    let path = PathRecord {
+        device: 1,
+        inode: 2,
+        filesystem: 3,
+        born: 4,
+        size: 5,
+        position: 6,
+        modified: 7,
+        open,
+        directory: false,
+        locks: vec![LockRecord { start: 1, end: 9, whole: false, exclusive: true }],
+        path: b"/a/b".to_vec(),
+    };
+    let seeds: [(Vec<u8>, Again); 6] = [
+        (PipeRecord::Maker(pipe).encode().unwrap(), |bytes| {
+            PipeRecord::decode(bytes).map(|record| record.encode())
+        }),
+        (path.encode().unwrap(), |bytes| PathRecord::decode(bytes).map(|record| record.encode())),
+        (DeviceRecord { major: 1, minor: 3, open }.encode().unwrap(), |bytes| {
+            DeviceRecord::decode(bytes).map(|record| record.encode())
+        }),
         (EventfdRecord { count: 1, flags: 2 }.encode().unwrap(), |bytes| {
             EventfdRecord::decode(bytes).map(|record| record.encode())
         }),

@@ -9,6 +9,9 @@
 //! | [`eventfd-v1`](Eventfd) | event counters | bytes |
 //! | [`timerfd-v1`](Timerfd) | timers | bytes |
 //! | [`signalfd-v1`](Signalfd) | what signals are read from | bytes |
+//! | [`pipe-v1`](PipeHandler) | pipes | bytes |
+//! | [`path-v1`](Path) | files and directories that have a path | bytes |
+//! | [`device-v1`](Device) | devices without a state: `/dev/null` | bytes |
 //! | [`kernel-live-v1`](KernelHandler) | what the running kernel can keep itself | some live descriptors |
 //!
 //! Where several could take a file, the one that was registered first does, in the order of this
@@ -19,12 +22,16 @@
 //! reason; which type a file is, is looked at only where a carrier cannot hold the file itself.
 
 mod anew;
+mod device;
 mod eventfd;
 mod fail;
 mod fdinfo;
 mod kernel;
 mod live;
 mod memfd;
+mod open;
+mod path;
+mod pipe;
 mod record;
 mod resident;
 mod signalfd;
@@ -36,10 +43,13 @@ use luo_carriers::HostFile;
 use luo_core::Handler;
 
 pub use anew::{Anew, Described};
+pub use device::Device;
 pub use eventfd::Eventfd;
 pub use kernel::{KERNEL_LIVE_COMPATIBLE, KernelHandler};
 pub use live::{LIVE_COMPATIBLE, LiveHandler};
 pub use memfd::MemfdHandler;
+pub use path::Path;
+pub use pipe::PipeHandler;
 pub use record::RecordHandler;
 pub use resident::{ARENA_MEMORY_COMPATIBLE, ArenaMemoryHandler};
 pub use signalfd::Signalfd;
@@ -56,6 +66,9 @@ pub fn handlers() -> Vec<Arc<dyn Handler<HostFile>>> {
         Arc::new(Anew::<Eventfd>::new()),
         Arc::new(Anew::<Timerfd>::new()),
         Arc::new(Anew::<Signalfd>::new()),
+        Arc::new(PipeHandler),
+        Arc::new(Anew::<Path>::new()),
+        Arc::new(Anew::<Device>::new()),
         Arc::new(KernelHandler),
     ]
 }

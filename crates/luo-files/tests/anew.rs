@@ -205,6 +205,8 @@ fn samples() -> Vec<OwnedFd> {
         eventfd(3, EventfdFlags::NONBLOCK).unwrap(),
         armed,
         luo_sys::signalfd(1 << 9, true).unwrap(),
+        std::fs::File::open(std::env::current_exe().unwrap()).unwrap().into(),
+        std::fs::File::open("/dev/zero").unwrap().into(),
     ]
 }
 

@@ -23,6 +23,6 @@ pub use kexec::{
 pub use liveupdate::{LIVEUPDATE_DEVICE, LiveUpdateDevice, LiveUpdateSession};
 pub use mapped::{Durability, Mapped, Protection};
 pub use mapping::{Memory, MemoryError};
-pub use range::{FileRange, lend_range, lent_range, lent_within};
+pub use range::{FileRange, lend_range, lent_range, lent_within, lock_range};
 pub use sealed::{read_sealed, seal, sealed_size};
 pub use signals::{Signals, blocked};

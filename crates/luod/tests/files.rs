@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use luo_carriers::arena::{self, Arena, FileMedium};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::{read, write};
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_gettime, timerfd_settime,
@@ -76,6 +78,16 @@ fn files_of_all_types_outlive_every_process() {
     let timer = give(2, timer);
     let signals = give(3, luo_sys::signalfd(1 << 9, true).unwrap());
 
+    let (reader, writer) = pipe_with(PipeFlags::NONBLOCK).unwrap();
+    write(&writer, b"on its way").unwrap();
+    let reader = give(4, reader);
+    let writer = give(5, writer);
+    std::fs::write(place.path("log"), "0123456789").unwrap();
+    let log = std::fs::File::options().read(true).append(true).open(place.path("log")).unwrap();
+    (&log).seek(SeekFrom::Start(6)).unwrap();
+    let log = give(6, log.into());
+    let null = give(7, std::fs::File::open("/dev/null").unwrap().into());
+
     depart(&mut luod);
     drop((shop, luod));
     let luod = place.luod();
@@ -95,6 +107,18 @@ fn files_of_all_types_outlive_every_process() {
     assert_eq!(timer.it_interval, span(3));
     assert!((4000..5000).contains(&timer.it_value.tv_sec), "{timer:?}");
     take(3, signals);
+    let writer = take(5, writer);
+    let reader = take(4, reader);
+    write(&writer, b", and there").unwrap();
+    drop(writer);
+    let mut text = String::new();
+    std::fs::File::from(reader).read_to_string(&mut text).unwrap();
+    assert_eq!(text, "on its way, and there");
+    let mut log = std::fs::File::from(take(6, log));
+    let mut rest = String::new();
+    log.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "6789");
+    assert_eq!(read(take(7, null), &mut [0; 1]), Ok(0));
 
     shop.finish_and_carry().unwrap();
     let finished = luod.manager().finish(Unclaimed::Refuse).unwrap().unwrap();

@@ -32,8 +32,9 @@ pub use memfd::{
     MEMFD_COMPATIBLE, MEMFD_KNOWN_FLAGS, MEMFD_KNOWN_SEALS, MEMFD_NAME_MAX, MemfdRecord,
 };
 pub use open::{
-    EVENTFD_COMPATIBLE, EventfdRecord, SIGNALFD_COMPATIBLE, SignalfdRecord, TIMERFD_COMPATIBLE,
-    TimerfdRecord,
+    DEVICE_COMPATIBLE, DeviceRecord, EVENTFD_COMPATIBLE, EventfdRecord, LockRecord, OpenFlags,
+    PATH_COMPATIBLE, PIPE_COMPATIBLE, PathRecord, PipeEnd, PipeMaker, PipeRecord,
+    SIGNALFD_COMPATIBLE, SignalfdRecord, TIMERFD_COMPATIBLE, TimerfdRecord,
 };
 pub use session::{SESSION_RECORD, SessionRecord};
 pub use timeline::{

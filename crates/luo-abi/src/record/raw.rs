@@ -181,4 +181,55 @@ layout! {
         flags: U32,
         reserved: [u8; 4],
     }
+
+    /// `pipe-v1`, before its other ends, the lengths of its chunks, and these.
+    Pipe {
+        maker: U64,
+        capacity: U32,
+        open: U32,
+        chunks: U32,
+        ends: U16,
+        kind: u8,
+        packets: u8,
+    }
+
+    /// Another end of a pipe.
+    PipeEnd {
+        token: U64,
+        open: U32,
+        reserved: [u8; 4],
+    }
+
+    /// `path-v1`, before its locks and its path.
+    Path {
+        device: U64,
+        inode: U64,
+        filesystem: U64,
+        born: U64,
+        size: U64,
+        position: U64,
+        modified: U64,
+        open: U32,
+        locks: U16,
+        path_length: U16,
+        directory: u8,
+        reserved: [u8; 7],
+    }
+
+    /// A lock of a file.
+    Lock {
+        start: U64,
+        end: U64,
+        whole: u8,
+        exclusive: u8,
+        reserved: [u8; 6],
+    }
+
+    /// `device-v1`.
+    Device {
+        major: U32,
+        minor: U32,
+        open: U32,
+        reserved: [u8; 4],
+    }
 }

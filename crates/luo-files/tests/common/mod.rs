@@ -206,11 +206,13 @@ impl After {
         let session = self.core.session_by_name("shop").unwrap();
         let file = match self.core.retrieve(session, Token(token))? {
             Retrieval::Ready(file) => file,
-            _ => {
+            Retrieval::Failed(error) => return Err(error),
+            Retrieval::Pending => {
                 drive(&mut self.core, &self.carrier);
                 match self.core.retrieve(session, Token(token))? {
                     Retrieval::Ready(file) => file,
-                    other => panic!("{other:?}"),
+                    Retrieval::Failed(error) => return Err(error),
+                    Retrieval::Pending => panic!("nobody makes it"),
                 }
             }
         };
