@@ -10,10 +10,11 @@ use luo_abi::{
         File, FilesTree, MachineTree, Session, Subsystem, Tokens, write_files, write_machine,
     },
     record::{
-        DeviceRecord, EventfdRecord, FileRecord, Incoming, LockRecord, MachineRecord, MemfdRecord,
-        OpenFlags, PathRecord, PipeEnd, PipeMaker, PipeRecord, Reading, Record, RememberedFailure,
-        SessionRecord, SharedRecord, SignalfdRecord, SubsystemData, SubsystemRecord,
-        TimelineArrival, TimelineName, TimelineRecord, TimelineSpan, TimerfdRecord,
+        DeviceRecord, Endpoint, EventfdRecord, FileRecord, Incoming, LockRecord, MachineRecord,
+        MemfdRecord, OpenFlags, OptionRecord, PathRecord, PipeEnd, PipeMaker, PipeRecord, Reading,
+        Record, RememberedFailure, SessionRecord, SharedRecord, SignalfdRecord, SocketFamily,
+        SocketKind, SocketRecord, SocketState, SubsystemData, SubsystemRecord, TimelineArrival,
+        TimelineName, TimelineRecord, TimelineSpan, TimerfdRecord,
     },
 };
 
@@ -404,4 +405,31 @@ fn device_v1() {
     let record = DeviceRecord { major: 1, minor: 3, open: OpenFlags(OpenFlags::WRITE) };
     assert_eq!(record.encode().unwrap(), golden);
     assert_eq!(DeviceRecord::decode(golden), Ok(record));
+}
+
+#[test]
+fn socket_v1() {
+    let golden = include_bytes!("golden/socket-v1.bin");
+    let record = SocketRecord {
+        family: SocketFamily::Unix,
+        kind: SocketKind::Packets,
+        state: SocketState::Listening,
+        nonblocking: true,
+        local: Endpoint::default(),
+        peer: Endpoint { address: *b"0123456789abcdef", scope: 2, flow: 3, port: 443 },
+        device: 0xfe_0000_0001,
+        inode: 0x0102_0304_0506_0708,
+        uid: 1000,
+        gid: 100,
+        mode: 0o660,
+        backlog: 128,
+        waiting: 3,
+        options: vec![
+            OptionRecord { level: 1, name: 16, value: vec![1, 0, 0, 0] },
+            OptionRecord { level: 6, name: 13, value: b"cubic".to_vec() },
+        ],
+        name: b"/run/shop".to_vec(),
+    };
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(SocketRecord::decode(golden), Ok(record));
 }

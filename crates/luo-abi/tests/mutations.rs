@@ -10,10 +10,10 @@ use luo_abi::{
         File, FilesTree, HandoverError, MachineTree, Session, Tokens, write_files, write_machine,
     },
     record::{
-        DeviceRecord, EventfdRecord, FileRecord, Incoming, LockRecord, MachineRecord, MemfdRecord,
-        OpenFlags, PathRecord, PipeEnd, PipeMaker, PipeRecord, Record, RecordError,
-        RememberedFailure, SessionRecord, SharedRecord, SignalfdRecord, SubsystemData,
-        SubsystemRecord, TimerfdRecord,
+        DeviceRecord, Endpoint, EventfdRecord, FileRecord, Incoming, LockRecord, MachineRecord,
+        MemfdRecord, OpenFlags, OptionRecord, PathRecord, PipeEnd, PipeMaker, PipeRecord, Record,
+        RecordError, RememberedFailure, SessionRecord, SharedRecord, SignalfdRecord, SocketFamily,
+        SocketKind, SocketRecord, SocketState, SubsystemData, SubsystemRecord, TimerfdRecord,
     },
 };
 
@@ -308,7 +308,27 @@ fn mutated_records_of_files_do_no_harm() {
         locks: vec![LockRecord { start: 1, end: 9, whole: false, exclusive: true }],
         path: b"/a/b".to_vec(),
     };
-    let seeds: [(Vec<u8>, Again); 6] = [
+    let socket = SocketRecord {
+        family: SocketFamily::V6,
+        kind: SocketKind::Datagram,
+        state: SocketState::Connected,
+        nonblocking: true,
+        local: Endpoint { port: 7, ..Endpoint::default() },
+        peer: Endpoint { port: 9, ..Endpoint::default() },
+        device: 0,
+        inode: 0,
+        uid: 1,
+        gid: 2,
+        mode: 0,
+        backlog: 0,
+        waiting: 0,
+        options: vec![OptionRecord { level: 1, name: 2, value: vec![1, 0, 0, 0] }],
+        name: Vec::new(),
+    };
+    let seeds: [(Vec<u8>, Again); 7] = [
+        (socket.encode().unwrap(), |bytes| {
+            SocketRecord::decode(bytes).map(|record| record.encode())
+        }),
         (PipeRecord::Maker(pipe).encode().unwrap(), |bytes| {
             PipeRecord::decode(bytes).map(|record| record.encode())
         }),

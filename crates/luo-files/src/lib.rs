@@ -12,6 +12,7 @@
 //! | [`pipe-v1`](PipeHandler) | pipes | bytes |
 //! | [`path-v1`](Path) | files and directories that have a path | bytes |
 //! | [`device-v1`](Device) | devices without a state: `/dev/null` | bytes |
+//! | [`socket-v1`](Socket) | TCP that listens, UDP, unix sockets that listen | bytes |
 //! | [`kernel-live-v1`](KernelHandler) | what the running kernel can keep itself | some live descriptors |
 //!
 //! Where several could take a file, the one that was registered first does, in the order of this
@@ -35,6 +36,7 @@ mod pipe;
 mod record;
 mod resident;
 mod signalfd;
+mod socket;
 mod timerfd;
 
 use std::sync::Arc;
@@ -53,6 +55,7 @@ pub use pipe::PipeHandler;
 pub use record::RecordHandler;
 pub use resident::{ARENA_MEMORY_COMPATIBLE, ArenaMemoryHandler};
 pub use signalfd::Signalfd;
+pub use socket::Socket;
 pub use timerfd::Timerfd;
 
 /// Every handler, in the order in which they are to be asked.
@@ -69,6 +72,7 @@ pub fn handlers() -> Vec<Arc<dyn Handler<HostFile>>> {
         Arc::new(PipeHandler),
         Arc::new(Anew::<Path>::new()),
         Arc::new(Anew::<Device>::new()),
+        Arc::new(Anew::<Socket>::new()),
         Arc::new(KernelHandler),
     ]
 }

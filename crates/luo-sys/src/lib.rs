@@ -13,6 +13,8 @@ mod mapping;
 mod range;
 mod sealed;
 mod signals;
+mod sockopt;
+mod user;
 
 pub use description::{order_descriptions, same_description};
 pub use events::{set_timer_ticks, signalfd};
@@ -26,3 +28,5 @@ pub use mapping::{Memory, MemoryError};
 pub use range::{FileRange, lend_range, lent_range, lent_within, lock_range};
 pub use sealed::{read_sealed, seal, sealed_size};
 pub use signals::{Signals, blocked};
+pub use sockopt::{SOCKET_OPTIONS, SocketOption, TcpState, has_filter, tcp_state};
+pub use user::as_user;

@@ -4,7 +4,9 @@
 mod common;
 
 use std::io::{Read, Seek, SeekFrom};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -87,6 +89,13 @@ fn files_of_all_types_outlive_every_process() {
     (&log).seek(SeekFrom::Start(6)).unwrap();
     let log = give(6, log.into());
     let null = give(7, std::fs::File::open("/dev/null").unwrap().into());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let listener = give(8, listener.into());
+    let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let other = datagrams.local_addr().unwrap();
+    let datagrams = give(9, datagrams.into());
+    let unix = give(10, UnixListener::bind(place.path("socket")).unwrap().into());
 
     depart(&mut luod);
     drop((shop, luod));
@@ -110,15 +119,23 @@ fn files_of_all_types_outlive_every_process() {
     let writer = take(5, writer);
     let reader = take(4, reader);
     write(&writer, b", and there").unwrap();
-    drop(writer);
-    let mut text = String::new();
-    std::fs::File::from(reader).read_to_string(&mut text).unwrap();
-    assert_eq!(text, "on its way, and there");
+    let mut text = [0; 99];
+    let len = read(&reader, &mut text).unwrap();
+    assert_eq!(&text[..len], b"on its way, and there");
     let mut log = std::fs::File::from(take(6, log));
     let mut rest = String::new();
     log.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "6789");
     assert_eq!(read(take(7, null), &mut [0; 1]), Ok(0));
+    let listener = TcpListener::from(take(8, listener));
+    let _client = TcpStream::connect(address).unwrap();
+    listener.accept().unwrap();
+    let datagrams = UdpSocket::from(take(9, datagrams));
+    UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"ping", other).unwrap();
+    assert_eq!(datagrams.recv(&mut [0; 9]).unwrap(), 4);
+    let unix = UnixListener::from(take(10, unix));
+    let _client = UnixStream::connect(place.path("socket")).unwrap();
+    unix.accept().unwrap();
 
     shop.finish_and_carry().unwrap();
     let finished = luod.manager().finish(Unclaimed::Refuse).unwrap().unwrap();

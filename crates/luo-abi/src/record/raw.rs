@@ -232,4 +232,39 @@ layout! {
         open: U32,
         reserved: [u8; 4],
     }
+
+    /// An address of the Internet.
+    Endpoint {
+        address: [u8; 16],
+        scope: U32,
+        flow: U32,
+        port: U16,
+        reserved: [u8; 2],
+    }
+
+    /// `socket-v1`, before its options and its name.
+    Socket {
+        local: Endpoint,
+        peer: Endpoint,
+        device: U64,
+        inode: U64,
+        uid: U32,
+        gid: U32,
+        mode: U32,
+        backlog: U32,
+        waiting: U32,
+        options: U16,
+        name_length: U16,
+        family: u8,
+        kind: u8,
+        state: u8,
+        nonblocking: u8,
+    }
+
+    /// An option of a socket, before its value.
+    SocketOption {
+        level: U16,
+        name: U16,
+        length: U16,
+    }
 }

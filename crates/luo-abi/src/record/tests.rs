@@ -547,6 +547,9 @@ fn the_documented_layouts_are_those_of_the_code() {
         ("### `pipe-v1`", 1, size_of::<raw::PipeEnd>(), raw::PipeEnd::fields()),
         ("### `path-v1`", 0, size_of::<raw::Path>(), raw::Path::fields()),
         ("### `path-v1`", 1, size_of::<raw::Lock>(), raw::Lock::fields()),
+        ("### `socket-v1`", 0, size_of::<raw::Socket>(), raw::Socket::fields()),
+        ("### `socket-v1`", 1, size_of::<raw::Endpoint>(), raw::Endpoint::fields()),
+        ("### `socket-v1`", 2, size_of::<raw::SocketOption>(), raw::SocketOption::fields()),
         ("### `device-v1`", 0, size_of::<raw::Device>(), raw::Device::fields()),
     ] {
         let fields: Vec<_> = fields.into_iter().map(|(o, s, f)| (o, s, f.to_string())).collect();

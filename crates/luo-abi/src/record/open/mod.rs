@@ -7,10 +7,12 @@
 mod events;
 mod path;
 mod pipe;
+mod socket;
 
 pub use events::{EventfdRecord, SignalfdRecord, TimerfdRecord};
 pub use path::{DeviceRecord, LockRecord, PathRecord};
 pub use pipe::{PipeEnd, PipeMaker, PipeRecord};
+pub use socket::{Endpoint, OptionRecord, SocketFamily, SocketKind, SocketRecord, SocketState};
 
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
@@ -27,6 +29,8 @@ pub const SIGNALFD_COMPATIBLE: &str = "signalfd-v1";
 pub const PIPE_COMPATIBLE: &str = "pipe-v1";
 /// The `compatible` string of files and directories with a path.
 pub const PATH_COMPATIBLE: &str = "path-v1";
+/// The `compatible` string of sockets that are no connections.
+pub const SOCKET_COMPATIBLE: &str = "socket-v1";
 /// The `compatible` string of devices without a state.
 pub const DEVICE_COMPATIBLE: &str = "device-v1";
 
