@@ -10,7 +10,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use luo_abi::record::RecordError;
-use luo_carriers::{FileKind, HostFile};
+use luo_carriers::HostFile;
 use luo_core::{Caps, Errno, Failure, Handle, Handler, Keep, Recall};
 
 /// A type of file that is made anew from a description.
@@ -18,8 +18,8 @@ pub trait Described: Send + Sync + 'static {
     /// The `compatible` string.
     const COMPATIBLE: &'static str;
 
-    /// Whether files of this kind are its own, those too that it will refuse with a reason.
-    fn takes(kind: FileKind) -> bool;
+    /// Whether the file is of this type, those too that it will refuse with a reason.
+    fn takes(file: &HostFile) -> bool;
 
     /// The record of the file as it is now.
     ///
@@ -67,7 +67,7 @@ impl<T: Described> Handler<HostFile> for Anew<T> {
     }
 
     fn can_preserve(&self, file: &HostFile) -> bool {
-        T::takes(file.kind())
+        T::takes(file)
     }
 
     fn prepare(&self, file: &HostFile, _keep: &dyn Keep<HostFile>) -> Result<u64, Failure> {

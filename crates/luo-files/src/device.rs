@@ -5,7 +5,7 @@
 //! Reset: FD_CLOEXEC (it is set), what `F_SETOWN` and its like have set. The path under which it
 //! was opened: it is opened under the usual one.
 //!
-//! Refused, with a reason: all other devices, whose state nobody but their driver knows.
+//! Not taken: all other devices, whose state nobody but their driver knows.
 
 use luo_abi::record::{DEVICE_COMPATIBLE, DeviceRecord};
 use luo_carriers::{FileKind, HostFile};
@@ -13,7 +13,7 @@ use luo_core::{Errno, Failure};
 use rustix::fs::{FileType, Mode, OFlags, fstat, major, minor};
 
 use crate::anew::{Described, damaged, indescribable};
-use crate::fail::{system, unsupported};
+use crate::fail::system;
 use crate::open;
 
 /// The devices without a state: number and path.
@@ -32,18 +32,14 @@ pub struct Device;
 impl Described for Device {
     const COMPATIBLE: &'static str = DEVICE_COMPATIBLE;
 
-    fn takes(kind: FileKind) -> bool {
-        kind == FileKind::CharDevice
+    /// Others are left to the kernel, which may know how to keep them.
+    fn takes(file: &HostFile) -> bool {
+        file.kind() == FileKind::CharDevice
+            && number(file).is_ok_and(|(major, minor)| path(major, minor).is_some())
     }
 
     fn describe(file: &HostFile) -> Result<Vec<u8>, Failure> {
         let (major, minor) = number(file)?;
-        if path(major, minor).is_none() {
-            return Err(unsupported(format!(
-                "the device {major}:{minor} has a state that only its driver knows: close it \
-                 before the update, and open it again after it"
-            )));
-        }
         let record = DeviceRecord { major, minor, open: open::flags(file)? };
         record.encode().map_err(indescribable("the device"))
     }

@@ -24,8 +24,8 @@ pub struct Eventfd;
 impl Described for Eventfd {
     const COMPATIBLE: &'static str = EVENTFD_COMPATIBLE;
 
-    fn takes(kind: FileKind) -> bool {
-        kind == FileKind::Eventfd
+    fn takes(file: &HostFile) -> bool {
+        file.kind() == FileKind::Eventfd
     }
 
     fn describe(file: &HostFile) -> Result<Vec<u8>, Failure> {

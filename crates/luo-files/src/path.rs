@@ -41,8 +41,8 @@ pub struct Path;
 impl Described for Path {
     const COMPATIBLE: &'static str = PATH_COMPATIBLE;
 
-    fn takes(kind: FileKind) -> bool {
-        matches!(kind, FileKind::Regular | FileKind::Directory)
+    fn takes(file: &HostFile) -> bool {
+        matches!(file.kind(), FileKind::Regular | FileKind::Directory)
     }
 
     fn describe(file: &HostFile) -> Result<Vec<u8>, Failure> {

@@ -21,8 +21,8 @@ pub struct Signalfd;
 impl Described for Signalfd {
     const COMPATIBLE: &'static str = SIGNALFD_COMPATIBLE;
 
-    fn takes(kind: FileKind) -> bool {
-        kind == FileKind::Signalfd
+    fn takes(file: &HostFile) -> bool {
+        file.kind() == FileKind::Signalfd
     }
 
     fn describe(file: &HostFile) -> Result<Vec<u8>, Failure> {

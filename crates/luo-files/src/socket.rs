@@ -53,8 +53,8 @@ pub struct Socket;
 impl Described for Socket {
     const COMPATIBLE: &'static str = SOCKET_COMPATIBLE;
 
-    fn takes(kind: FileKind) -> bool {
-        kind == FileKind::Socket
+    fn takes(file: &HostFile) -> bool {
+        file.kind() == FileKind::Socket
     }
 
     fn describe(file: &HostFile) -> Result<Vec<u8>, Failure> {

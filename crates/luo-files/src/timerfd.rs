@@ -39,8 +39,8 @@ pub struct Timerfd;
 impl Described for Timerfd {
     const COMPATIBLE: &'static str = TIMERFD_COMPATIBLE;
 
-    fn takes(kind: FileKind) -> bool {
-        kind == FileKind::Timerfd
+    fn takes(file: &HostFile) -> bool {
+        file.kind() == FileKind::Timerfd
     }
 
     fn describe(file: &HostFile) -> Result<Vec<u8>, Failure> {
