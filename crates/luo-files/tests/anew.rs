@@ -207,7 +207,7 @@ fn samples() -> Vec<OwnedFd> {
         luo_sys::signalfd(1 << 9, true).unwrap(),
         std::fs::File::open(std::env::current_exe().unwrap()).unwrap().into(),
         std::fs::File::open("/dev/zero").unwrap().into(),
-        std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into(),
+        std::net::UdpSocket::bind((common::own_ip(), 0)).unwrap().into(),
     ]
 }
 

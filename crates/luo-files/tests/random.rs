@@ -7,7 +7,7 @@ use std::io::{Seek, SeekFrom};
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use common::across;
+use common::{across, own_ip};
 use luo_sys::SOCKET_OPTIONS;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat, tell};
@@ -82,9 +82,9 @@ fn make(random: &mut Random, directory: &std::path::Path) -> Vec<OwnedFd> {
             file.seek(SeekFrom::Start(random.below(20) as u64)).unwrap();
             vec![file.into()]
         }
-        6 => vec![TcpListener::bind("127.0.0.1:0").unwrap().into()],
+        6 => vec![TcpListener::bind((own_ip(), 0)).unwrap().into()],
         _ => match random.yes() {
-            true => vec![UdpSocket::bind("127.0.0.1:0").unwrap().into()],
+            true => vec![UdpSocket::bind((own_ip(), 0)).unwrap().into()],
             false => vec![std::fs::File::open("/dev/zero").unwrap().into()],
         },
     }

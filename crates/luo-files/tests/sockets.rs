@@ -10,7 +10,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener, UnixStream};
 
-use common::{Before, across, refusal};
+use common::{Before, across, own_ip, refusal};
 use luo_core::Errno;
 use luo_sys::{SOCKET_OPTIONS, SocketOption};
 use rustix::fs::{OFlags, fcntl_getfl};
@@ -38,9 +38,11 @@ fn set(socket: impl AsFd, label: &str, value: i32) {
     option.set(&socket, &value).unwrap_or_else(|error| panic!("{label}: {error}"));
 }
 
-/// IPv6 is not there everywhere.
+/// One of each version of the Internet; version 6 is not there everywhere.
 fn tcp() -> Vec<TcpListener> {
-    ["127.0.0.1:0", "[::1]:0"].iter().filter_map(|at| TcpListener::bind(at).ok()).collect()
+    let (four, six) = (own_ip(), own_ip().to_ipv6_mapped());
+    let six = TcpListener::bind((six, 0)).ok();
+    TcpListener::bind((four, 0)).into_iter().chain(six).collect()
 }
 
 #[test]
@@ -98,7 +100,7 @@ fn listeners_on_one_port_come_back_side_by_side() {
         rustix::net::listen(&socket, 5).unwrap();
         TcpListener::from(socket)
     };
-    let first = make("127.0.0.1:0".parse().unwrap());
+    let first = make((own_ip(), 0).into());
     let address = first.local_addr().unwrap();
     let again = across(vec![first.into(), make(address).into()]);
     for socket in again {
@@ -111,7 +113,7 @@ fn what_has_no_address_or_only_that_comes_back_too() {
     let kind = rustix::net::SocketType::STREAM;
     let new = || rustix::net::socket(rustix::net::AddressFamily::INET, kind, None).unwrap();
     let bound = new();
-    rustix::net::bind(&bound, &"127.0.0.1:0".parse::<SocketAddr>().unwrap()).unwrap();
+    rustix::net::bind(&bound, &SocketAddr::from((own_ip(), 0))).unwrap();
     let expected = TcpListener::from(bound.try_clone().unwrap()).local_addr().unwrap();
     let again = across(vec![new(), bound]);
     let states: Vec<u8> =
@@ -124,9 +126,9 @@ fn what_has_no_address_or_only_that_comes_back_too() {
 
 #[test]
 fn a_socket_for_datagrams_has_its_address_and_its_peer() {
-    let other = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let other = UdpSocket::bind((own_ip(), 0)).unwrap();
     for connected in [false, true] {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let socket = UdpSocket::bind((own_ip(), 0)).unwrap();
         set(&socket, "SO_BROADCAST", 1);
         set(&socket, "IP_TTL", 9);
         set(&socket, "IP_PKTINFO", 1);
@@ -177,7 +179,7 @@ fn unix_sockets_have_their_file_or_abstract_name() {
 
 #[test]
 fn connections_and_what_cannot_be_found_again_are_refused() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind((own_ip(), 0)).unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     assert!(refusal(client.into()).contains("TCP connection"));
     let (one, _other) = UnixStream::pair().unwrap();
@@ -192,7 +194,7 @@ fn connections_and_what_cannot_be_found_again_are_refused() {
 
 #[test]
 fn an_address_that_is_taken_is_that_files_error_and_what_took_it_stays() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind((own_ip(), 0)).unwrap();
     let address = listener.local_addr().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("socket");

@@ -89,10 +89,10 @@ fn files_of_all_types_outlive_every_process() {
     (&log).seek(SeekFrom::Start(6)).unwrap();
     let log = give(6, log.into());
     let null = give(7, std::fs::File::open("/dev/null").unwrap().into());
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind((own_ip(), 0)).unwrap();
     let address = listener.local_addr().unwrap();
     let listener = give(8, listener.into());
-    let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let datagrams = UdpSocket::bind((own_ip(), 0)).unwrap();
     let other = datagrams.local_addr().unwrap();
     let datagrams = give(9, datagrams.into());
     let unix = give(10, UnixListener::bind(place.path("socket")).unwrap().into());
@@ -131,7 +131,7 @@ fn files_of_all_types_outlive_every_process() {
     let _client = TcpStream::connect(address).unwrap();
     listener.accept().unwrap();
     let datagrams = UdpSocket::from(take(9, datagrams));
-    UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"ping", other).unwrap();
+    UdpSocket::bind((own_ip(), 0)).unwrap().send_to(b"ping", other).unwrap();
     assert_eq!(datagrams.recv(&mut [0; 9]).unwrap(), 4);
     let unix = UnixListener::from(take(10, unix));
     let _client = UnixStream::connect(place.path("socket")).unwrap();
@@ -140,4 +140,11 @@ fn files_of_all_types_outlive_every_process() {
     shop.finish_and_carry().unwrap();
     let finished = luod.manager().finish(Unclaimed::Refuse).unwrap().unwrap();
     assert_eq!(finished.state, State::Normal);
+}
+
+/// An address of the loopback network for this process alone: on one that others use too, they
+/// could be given a port that is free for the moment.
+fn own_ip() -> std::net::Ipv4Addr {
+    let [_, a, b, c] = std::process::id().to_be_bytes();
+    std::net::Ipv4Addr::new(127, 64 | a, b, c.max(1))
 }

@@ -243,3 +243,10 @@ pub(crate) fn refusal(file: OwnedFd) -> String {
     let error = Before::new(vec![file]).and_then(|mut before| before.keep()).unwrap_err();
     format!("{:?}: {error}", error.errno())
 }
+
+/// An address of the loopback network for this process alone: on one that others use too, they
+/// could be given a port that is free for the moment.
+pub(crate) fn own_ip() -> std::net::Ipv4Addr {
+    let [_, a, b, c] = std::process::id().to_be_bytes();
+    std::net::Ipv4Addr::new(127, 64 | a, b, c.max(1))
+}
