@@ -10,9 +10,11 @@ use luo_abi::{
         File, FilesTree, MachineTree, Session, Subsystem, Tokens, write_files, write_machine,
     },
     record::{
-        FileRecord, Incoming, MachineRecord, MemfdRecord, Reading, Record, RememberedFailure,
-        SessionRecord, SharedRecord, SubsystemData, SubsystemRecord, TimelineArrival, TimelineName,
-        TimelineRecord, TimelineSpan,
+        DeviceRecord, Endpoint, EventfdRecord, FileRecord, Incoming, LockRecord, MachineRecord,
+        MemfdRecord, OpenFlags, OptionRecord, PathRecord, PipeEnd, PipeMaker, PipeRecord, Reading,
+        Record, RememberedFailure, SessionRecord, SharedRecord, SignalfdRecord, SocketFamily,
+        SocketKind, SocketRecord, SocketState, SubsystemData, SubsystemRecord, TimelineArrival,
+        TimelineName, TimelineRecord, TimelineSpan, TimerfdRecord,
     },
 };
 
@@ -320,4 +322,114 @@ fn arena_v2() {
     let found = find(&golden[..4096], &golden[4096..8192], 1 << 20, Some(&[2; 16])).unwrap();
     assert_eq!((found.superblock, found.place, found.mirrored), (superblock, 0, true));
     assert_eq!(Catalogue::decode(&golden[8192..], &superblock).unwrap().objects, objects);
+}
+
+#[test]
+fn eventfd_v1() {
+    let golden = include_bytes!("golden/eventfd-v1.bin");
+    let flags = EventfdRecord::SEMAPHORE | EventfdRecord::NONBLOCK;
+    let record = EventfdRecord { count: 0x0102_0304_0506_0708, flags };
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(EventfdRecord::decode(golden), Ok(record));
+}
+
+#[test]
+fn timerfd_v1() {
+    let golden = include_bytes!("golden/timerfd-v1.bin");
+    let record = TimerfdRecord {
+        expiry: 0x0102_0304_0506_0708,
+        interval: 0x1112_1314_1516_1718,
+        ticks: 0xa1a2_a3a4_a5a6_a7a8,
+        now: 0x2122_2324_2526_2728,
+        realtime: 0x3132_3334_3536_3738,
+        boot: *b"the id of a boot",
+        clock: 9,
+        flags: TimerfdRecord::KNOWN_FLAGS,
+    };
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(TimerfdRecord::decode(golden), Ok(record));
+}
+
+#[test]
+fn signalfd_v1() {
+    let golden = include_bytes!("golden/signalfd-v1.bin");
+    let record = SignalfdRecord { mask: 0x8102_0304_0506_0708, flags: SignalfdRecord::NONBLOCK };
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(SignalfdRecord::decode(golden), Ok(record));
+}
+
+#[test]
+fn pipe_v1() {
+    let golden = include_bytes!("golden/pipe-v1.bin");
+    let record = PipeRecord::Maker(PipeMaker {
+        capacity: 65536,
+        open: OpenFlags(OpenFlags::READ | OpenFlags::NONBLOCK),
+        ends: vec![PipeEnd { token: 0x1a, open: OpenFlags(OpenFlags::WRITE | OpenFlags::DIRECT) }],
+        packets: true,
+        chunks: vec![b"one".to_vec(), b"other".to_vec()],
+    });
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(PipeRecord::decode(golden), Ok(record));
+    let along = PipeRecord::Along { maker: 0x0102_0304_0506_0708 };
+    let bytes = along.encode().unwrap();
+    assert_eq!((bytes.len(), bytes[22]), (24, 2));
+    assert_eq!(PipeRecord::decode(&bytes), Ok(along));
+}
+
+#[test]
+fn path_v1() {
+    let golden = include_bytes!("golden/path-v1.bin");
+    let record = PathRecord {
+        device: 0xfe_0000_0001,
+        inode: 0x0102_0304_0506_0708,
+        filesystem: 0x1112_1314_1516_1718,
+        born: 0x2122_2324_2526_2728,
+        size: 5000,
+        position: 4096,
+        modified: 0x3132_3334_3536_3738,
+        open: OpenFlags(OpenFlags::READ | OpenFlags::WRITE | OpenFlags::APPEND),
+        directory: false,
+        locks: vec![
+            LockRecord { start: 0, end: u64::MAX, whole: true, exclusive: false },
+            LockRecord { start: 7, end: 9, whole: false, exclusive: true },
+        ],
+        path: b"/var/log/shop.log".to_vec(),
+    };
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(PathRecord::decode(golden), Ok(record));
+}
+
+#[test]
+fn device_v1() {
+    let golden = include_bytes!("golden/device-v1.bin");
+    let record = DeviceRecord { major: 1, minor: 3, open: OpenFlags(OpenFlags::WRITE) };
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(DeviceRecord::decode(golden), Ok(record));
+}
+
+#[test]
+fn socket_v1() {
+    let golden = include_bytes!("golden/socket-v1.bin");
+    let record = SocketRecord {
+        family: SocketFamily::Unix,
+        kind: SocketKind::Packets,
+        state: SocketState::Listening,
+        nonblocking: true,
+        local: Endpoint::default(),
+        peer: Endpoint { address: *b"0123456789abcdef", scope: 2, flow: 3, port: 443 },
+        device: 0xfe_0000_0001,
+        inode: 0x0102_0304_0506_0708,
+        uid: 1000,
+        gid: 100,
+        mode: 0o660,
+        backlog: 128,
+        waiting: 3,
+        options: vec![
+            OptionRecord { level: 1, name: 16, value: vec![1, 0, 0, 0] },
+            OptionRecord { level: 6, name: 13, value: b"cubic".to_vec() },
+        ],
+        name: b"/run/shop".to_vec(),
+    };
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(SocketRecord::decode(golden), Ok(record));
 }

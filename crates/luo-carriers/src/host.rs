@@ -22,9 +22,11 @@ use crate::closer;
 
 mod ahead;
 mod anonymous;
+mod kind;
 mod memory;
 
 pub use ahead::Ahead;
+pub use kind::FileKind;
 pub use memory::MemoryKind;
 
 /// The bits of a mode that hold a file's type (`S_IFMT`); no type has all of them.
@@ -46,6 +48,7 @@ struct Inner {
     serial: u64,
     /// What it is, or why that cannot be told.
     look: OnceLock<Result<Look, Errno>>,
+    kind: OnceLock<FileKind>,
     memory: OnceLock<Option<MemoryKind>>,
     lent: OnceLock<Option<FileRange>>,
     /// Zero: none.
@@ -73,6 +76,7 @@ impl From<OwnedFd> for HostFile {
             fd: Arc::new(fd),
             serial: SERIAL.fetch_add(1, Memory::Relaxed),
             look: OnceLock::new(),
+            kind: OnceLock::new(),
             memory: OnceLock::new(),
             lent: OnceLock::new(),
             slot: AtomicU64::new(0),

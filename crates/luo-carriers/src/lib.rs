@@ -4,12 +4,14 @@
 //! trait of its own.
 
 pub mod arena;
+mod boot;
 pub mod closer;
 mod host;
 pub mod keeper;
 pub mod liveupdate;
 
-pub use host::{Ahead, HostFile, MemoryKind};
+pub use boot::boot_id;
+pub use host::{Ahead, FileKind, HostFile, MemoryKind};
 pub use keeper::{KeeperCarrier, Slot, Slots};
 
 use luo_core::{Errno, Failure};

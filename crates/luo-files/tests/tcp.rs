@@ -2,15 +2,16 @@
 //! side that is kept and its peer are in one network namespace of the test's own; where the machine
 //! does not let this user have one, each test says so and ends.
 
-mod carrier;
+mod common;
 mod namespace;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use carrier::Copier;
+use common::Copier;
 use luo_abi::record::TcpRecord;
 use luo_carriers::{HostFile, closer};
 use luo_core::{Errno, Handle, Handler, Keep, Recall};
@@ -60,7 +61,7 @@ fn over(kept: TcpStream) -> TcpStream {
     close(kept);
     let back = retrieved(data, &carrier);
     TcpHandler.finish(Some(&back), data, true, &carrier);
-    assert!(carrier.is_empty(), "something stays in the carrier");
+    assert!(carrier.kept.lock().unwrap().is_empty(), "something stays in the carrier");
     stream(&back)
 }
 
@@ -213,7 +214,8 @@ fn a_freeze_that_fails_at_any_step_leaves_the_connection_alive() {
         let mut kept_again = kept.try_clone().unwrap();
         let kept = file(kept);
         for room in 0..2 {
-            let carrier = Copier::with_room(room);
+            let carrier = Copier::default();
+            carrier.refuse_after.store(room + 1, Ordering::Relaxed);
             let data = TcpHandler.prepare(&kept, &carrier).unwrap();
             let failure = TcpHandler.freeze(&kept, data, &carrier).unwrap_err();
             assert_eq!(failure.errno(), Errno::NoSpc);
@@ -399,10 +401,10 @@ fn a_damaged_record_or_queue_is_an_error_and_leaves_no_socket() {
                 close(back);
             }
         }
-        carrier.replace(Handle(good.unread), b"unrea".to_vec());
+        carrier.kept.lock().unwrap().insert(good.unread, b"unrea".to_vec());
         let failure = TcpHandler.retrieve(data, &carrier).unwrap_err();
         assert_eq!(failure.errno(), Errno::Inval);
-        carrier.replace(Handle(good.unread), b"unread".to_vec());
+        carrier.kept.lock().unwrap().insert(good.unread, b"unread".to_vec());
         let back = retrieved(data, &carrier);
         assert_eq!(read(&mut stream(&back), 6), b"unread");
     });

@@ -4,18 +4,22 @@
 //! why. A descriptor is owned by exactly one [`OwnedFd`](std::os::fd::OwnedFd) and close-on-exec.
 
 mod description;
+mod events;
 mod inherit;
 mod kexec;
 mod liveupdate;
 mod mapped;
 mod mapping;
+mod number;
 mod range;
 mod sealed;
 mod signals;
 mod sockopt;
 pub mod tcp;
+mod user;
 
 pub use description::{order_descriptions, same_description};
+pub use events::{set_timer_ticks, signalfd};
 pub use inherit::{adopt, adopt_stdin, close_on_exec, settle};
 pub use kexec::{
     crash_kernel_loaded, kernel_loaded, load_kernel, restart_into_loaded, unload_kernel,
@@ -23,10 +27,12 @@ pub use kexec::{
 pub use liveupdate::{LIVEUPDATE_DEVICE, LiveUpdateDevice, LiveUpdateSession};
 pub use mapped::{Durability, Mapped, Protection};
 pub use mapping::{Memory, MemoryError};
-pub use range::{FileRange, lend_range, lent_range, lent_within};
-pub use sealed::{read_sealed, seal, sealed_size};
-pub use signals::{Signals, blocked};
-pub use sockopt::{
+pub use number::{
     bound_device, buffer_locks, set_bound_device, set_buffer_locks, set_socket_mark,
     set_socket_priority, set_transparent, socket_mark, socket_priority,
 };
+pub use range::{FileRange, lend_range, lent_range, lent_within, lock_range};
+pub use sealed::{read_sealed, seal, sealed_size};
+pub use signals::{Signals, blocked};
+pub use sockopt::{SOCKET_OPTIONS, SocketOption, TcpState, has_filter, tcp_state};
+pub use user::as_user;

@@ -94,6 +94,24 @@ fn sole_lock(fdinfo: &str) -> Option<FileRange> {
     Some(FileRange { offset, len })
 }
 
+/// Locks a range for this description (`F_OFD_SETLK`), to the end of the file where `last` is the
+/// highest number. It is dropped with the last descriptor of the description.
+///
+/// # Errors
+/// EINVAL for a range that is empty or too long, EAGAIN where somebody else has it, EBADF where the
+/// descriptor is not open for it, ENOLCK.
+pub fn lock_range(file: impl AsFd, first: u64, last: u64, exclusive: bool) -> io::Result<()> {
+    let kind = if exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
+    let open_end = last == u64::MAX;
+    let len =
+        if open_end { 1 } else { last.checked_sub(first).ok_or_else(invalid)?.saturating_add(1) };
+    let mut lock = lock(kind, FileRange { offset: first, len })?;
+    if open_end {
+        lock.l_len = 0;
+    }
+    command(&file, libc::F_OFD_SETLK, &mut lock)
+}
+
 fn invalid() -> io::Error {
     io::Error::from_raw_os_error(libc::EINVAL)
 }
@@ -166,6 +184,19 @@ mod tests {
         assert_eq!(lent_within(&main, all).unwrap(), Some(RANGE));
         drop(memory);
         assert_eq!(lent_within(&main, all).unwrap(), None);
+    }
+
+    #[test]
+    fn a_locked_range_is_refused_to_others_and_ends_where_it_was_said() {
+        let (directory, main) = file();
+        let other = again(&directory);
+        lock_range(&main, 10, 19, true).unwrap();
+        lock_range(&main, 100, u64::MAX, false).unwrap();
+        let taken = |first, last, exclusive| lock_range(&other, first, last, exclusive).is_err();
+        assert!(taken(19, 30, false) && taken(0, 10, false) && taken(1 << 40, 1 << 40, true));
+        assert!(!taken(20, 99, true) && !taken(0, 9, true) && !taken(100, u64::MAX, false));
+        assert!(lock_range(&other, 9, 8, true).is_err());
+        assert!(lock_range(&other, u64::MAX, u64::MAX, true).is_err());
     }
 
     #[test]

@@ -11,7 +11,8 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use crate::sockopt::{get, get_int, set, set_int};
+use crate::number::{get_int, narrow, set_int};
+use crate::sockopt;
 
 const REPAIR: libc::c_int = 19;
 const REPAIR_QUEUE: libc::c_int = 20;
@@ -390,6 +391,19 @@ fn info(socket: impl AsFd) -> io::Result<Info> {
         }
         _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
     }
+}
+
+fn get(
+    socket: impl AsFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &mut [u8],
+) -> io::Result<usize> {
+    sockopt::get(socket.as_fd(), narrow(level)?, narrow(name)?, value)
+}
+
+fn set(socket: impl AsFd, level: libc::c_int, name: libc::c_int, value: &[u8]) -> io::Result<()> {
+    sockopt::set(socket.as_fd(), narrow(level)?, narrow(name)?, value)
 }
 
 #[cfg(test)]

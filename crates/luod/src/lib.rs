@@ -22,18 +22,15 @@ pub fn version() -> String {
 /// Everything that this luod reads: versions of trees and records, and handlers. A luod that is to
 /// be replaced can be compared with its successor by it.
 #[must_use]
-pub fn compatible() -> Vec<&'static str> {
+pub fn compatible() -> Vec<String> {
     let mut known = vec![
         luo_abi::handover::MACHINE_COMPATIBLE,
         luo_abi::handover::SUBSYSTEMS_COMPATIBLE,
         luo_abi::handover::FILES_COMPATIBLE,
     ];
     known.extend(luo_abi::record::Record::KNOWN);
-    known.extend([
-        luo_core::DUPLICATE_COMPATIBLE,
-        luo_files::LIVE_COMPATIBLE,
-        luo_abi::record::BYTES_COMPATIBLE,
-        luo_abi::record::MEMFD_COMPATIBLE,
-    ]);
-    known
+    known.push(luo_core::DUPLICATE_COMPATIBLE);
+    let handlers = luo_files::handlers();
+    known.extend(handlers.iter().map(|handler| handler.compatible()));
+    known.into_iter().map(str::to_owned).collect()
 }

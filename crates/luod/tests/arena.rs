@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use common::{Luod, errno, pipe};
+use common::{Luod, errno};
 use luo::{Error, Record, Session, State, Unclaimed};
 use luo_carriers::arena::{self, Arena, FileMedium};
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{MemfdFlags, inotify, memfd_create};
 use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
@@ -160,8 +160,8 @@ fn what_no_carrier_takes_so_far_is_refused_by_name_or_left_out() {
     let place = Place::new(32 * MIB);
     let mut luod = place.luod();
     let shop = luod.session("shop");
-    let (reader, writer) = pipe();
-    shop.preserve(1, &reader).unwrap();
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
+    shop.preserve(1, &watch).unwrap();
     shop.preserve(2, Record::new(b"x").unwrap()).unwrap();
     match luod.manager().prepare_through("arena") {
         Err(Error::Refused(refusal)) => {
@@ -173,7 +173,7 @@ fn what_no_carrier_takes_so_far_is_refused_by_name_or_left_out() {
     }
     assert_eq!(luod.manager().status().unwrap().state, State::Normal);
     shop.unpreserve(1).unwrap();
-    let verdicts = shop.preserve_optional(&[(3, &reader)]).unwrap();
+    let verdicts = shop.preserve_optional(&[(3, &watch)]).unwrap();
     assert!(verdicts[0].is_ok());
     let report = luod.manager().prepare_through("arena").unwrap().unwrap();
     assert_eq!(report.left_out.len(), 1);
@@ -182,7 +182,6 @@ fn what_no_carrier_takes_so_far_is_refused_by_name_or_left_out() {
     luod.wait_for_end();
     let luod = place.luod();
     assert_eq!(luod.session("shop").info().unwrap().incoming, [2]);
-    drop(writer);
 }
 
 #[test]

@@ -60,6 +60,11 @@ pub enum RecordErrorKind {
         /// Which field.
         field: &'static str,
     },
+    /// A number is out of range.
+    Range {
+        /// Which field.
+        field: &'static str,
+    },
     /// A handle is zero.
     Handle,
     /// More entries than are allowed.
@@ -120,6 +125,7 @@ impl fmt::Display for RecordErrorKind {
             Self::Word { field, found } => write!(f, "{found} is no {field}"),
             Self::Flag { field } => write!(f, "{field} has a bit that means nothing"),
             Self::Absent { field } => write!(f, "{field} is absent, yet not zero"),
+            Self::Range { field } => write!(f, "{field} is out of range"),
             Self::Handle => f.write_str("a handle is zero"),
             Self::TooMany { found, max } => {
                 write!(f, "the record has {found} entries, at most {max} are allowed")

@@ -15,6 +15,7 @@ mod error;
 mod file;
 mod machine;
 mod memfd;
+mod open;
 mod raw;
 mod session;
 mod tcp;
@@ -30,6 +31,12 @@ pub use file::{BOUND_FILE_RECORD, FILE_RECORD, FileRecord, Incoming, RememberedF
 pub use machine::{MACHINE_RECORD, MachineRecord, SharedRecord, SubsystemData, SubsystemRecord};
 pub use memfd::{
     MEMFD_COMPATIBLE, MEMFD_KNOWN_FLAGS, MEMFD_KNOWN_SEALS, MEMFD_NAME_MAX, MemfdRecord,
+};
+pub use open::{
+    DEVICE_COMPATIBLE, DeviceRecord, EVENTFD_COMPATIBLE, Endpoint, EventfdRecord, LockRecord,
+    OpenFlags, OptionRecord, PATH_COMPATIBLE, PIPE_COMPATIBLE, PathRecord, PipeEnd, PipeMaker,
+    PipeRecord, SIGNALFD_COMPATIBLE, SOCKET_COMPATIBLE, SignalfdRecord, SocketFamily, SocketKind,
+    SocketRecord, SocketState, TIMERFD_COMPATIBLE, TimerfdRecord,
 };
 pub use session::{SESSION_RECORD, SessionRecord};
 pub use tcp::{

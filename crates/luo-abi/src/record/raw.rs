@@ -187,10 +187,122 @@ layout! {
         reserved: [u8; 6],
     }
 
-    /// An option of a socket.
-    SocketOption {
+    /// An option of a connection.
+    TcpOption {
         option: U16,
         reserved: [u8; 2],
         value: U32,
+    }
+
+    /// `eventfd-v1`.
+    Eventfd {
+        count: U64,
+        flags: U32,
+        reserved: [u8; 4],
+    }
+
+    /// `timerfd-v1`.
+    Timerfd {
+        expiry: U64,
+        interval: U64,
+        ticks: U64,
+        now: U64,
+        realtime: U64,
+        boot: [u8; 16],
+        clock: U32,
+        flags: U32,
+    }
+
+    /// `signalfd-v1`.
+    Signalfd {
+        mask: U64,
+        flags: U32,
+        reserved: [u8; 4],
+    }
+
+    /// `pipe-v1`, before its other ends, the lengths of its chunks, and these.
+    Pipe {
+        maker: U64,
+        capacity: U32,
+        open: U32,
+        chunks: U32,
+        ends: U16,
+        kind: u8,
+        packets: u8,
+    }
+
+    /// Another end of a pipe.
+    PipeEnd {
+        token: U64,
+        open: U32,
+        reserved: [u8; 4],
+    }
+
+    /// `path-v1`, before its locks and its path.
+    Path {
+        device: U64,
+        inode: U64,
+        filesystem: U64,
+        born: U64,
+        size: U64,
+        position: U64,
+        modified: U64,
+        open: U32,
+        locks: U16,
+        path_length: U16,
+        directory: u8,
+        reserved: [u8; 7],
+    }
+
+    /// A lock of a file.
+    Lock {
+        start: U64,
+        end: U64,
+        whole: u8,
+        exclusive: u8,
+        reserved: [u8; 6],
+    }
+
+    /// `device-v1`.
+    Device {
+        major: U32,
+        minor: U32,
+        open: U32,
+        reserved: [u8; 4],
+    }
+
+    /// An address of the Internet.
+    Endpoint {
+        address: [u8; 16],
+        scope: U32,
+        flow: U32,
+        port: U16,
+        reserved: [u8; 2],
+    }
+
+    /// `socket-v1`, before its options and its name.
+    Socket {
+        local: Endpoint,
+        peer: Endpoint,
+        device: U64,
+        inode: U64,
+        uid: U32,
+        gid: U32,
+        mode: U32,
+        backlog: U32,
+        waiting: U32,
+        options: U16,
+        name_length: U16,
+        family: u8,
+        kind: u8,
+        state: u8,
+        nonblocking: u8,
+    }
+
+    /// An option of a socket, before its value.
+    SocketOption {
+        level: U16,
+        name: U16,
+        length: U16,
     }
 }

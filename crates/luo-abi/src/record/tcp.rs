@@ -139,7 +139,7 @@ impl TcpRecord {
 
     /// The size of the largest record, in bytes.
     pub const MAX_SIZE: usize =
-        size_of::<raw::Tcp>() + TCP_OPTIONS_MAX * size_of::<raw::SocketOption>();
+        size_of::<raw::Tcp>() + TCP_OPTIONS_MAX * size_of::<raw::TcpOption>();
 
     fn check(&self) -> Result<(), RecordError> {
         if self.flags & !TCP_KNOWN_FLAGS != 0 {
@@ -183,7 +183,7 @@ impl TcpRecord {
         let in_order = self.options.windows(2).position(|two| two[0].option >= two[1].option);
         match in_order {
             Some(at) => {
-                let size = size_of::<raw::SocketOption>();
+                let size = size_of::<raw::TcpOption>();
                 Err(Kind::Duplicate.at(size_of::<raw::Tcp>() + (at + 1) * size))
             }
             None => Ok(()),
@@ -226,7 +226,7 @@ impl TcpRecord {
         raw.options.set(self.options.len() as u16);
         let mut bytes = raw.as_bytes().to_vec();
         for OptionValue { option, value } in &self.options {
-            let mut raw = raw::SocketOption::new_zeroed();
+            let mut raw = raw::TcpOption::new_zeroed();
             raw.option.set(*option);
             raw.value.set(value.cast_unsigned());
             bytes.extend_from_slice(raw.as_bytes());
@@ -246,7 +246,7 @@ impl TcpRecord {
             let kind = Kind::TooMany { found: claimed, max: TCP_OPTIONS_MAX };
             return Err(kind.at(offset_of!(raw::Tcp, options)));
         }
-        let length = size_of::<raw::Tcp>() + claimed * size_of::<raw::SocketOption>();
+        let length = size_of::<raw::Tcp>() + claimed * size_of::<raw::TcpOption>();
         if length != bytes.len() {
             let kind = Kind::Length { claimed: length as u32, found: bytes.len() };
             return Err(kind.at(length.min(bytes.len())));
@@ -254,12 +254,12 @@ impl TcpRecord {
         reserved(&raw.reserved, offset_of!(raw::Tcp, reserved))?;
         let mut options = Vec::with_capacity(claimed);
         let mut at = size_of::<raw::Tcp>();
-        for entry in rest.chunks(size_of::<raw::SocketOption>()) {
-            let entry = raw::SocketOption::ref_from_bytes(entry).map_err(|_| Kind::Short.at(at))?;
-            reserved(&entry.reserved, at + offset_of!(raw::SocketOption, reserved))?;
+        for entry in rest.chunks(size_of::<raw::TcpOption>()) {
+            let entry = raw::TcpOption::ref_from_bytes(entry).map_err(|_| Kind::Short.at(at))?;
+            reserved(&entry.reserved, at + offset_of!(raw::TcpOption, reserved))?;
             let value = entry.value.get().cast_signed();
             options.push(OptionValue { option: entry.option.get(), value });
-            at += size_of::<raw::SocketOption>();
+            at += size_of::<raw::TcpOption>();
         }
         let address =
             |octets: [u8; 16], port| SocketAddrV6::new(Ipv6Addr::from(octets), port, 0, 0);

@@ -627,7 +627,18 @@ fn the_documented_layouts_are_those_of_the_code() {
         ("### `timeline-v1`", 2, size_of::<raw::TimelineSpan>(), raw::TimelineSpan::fields()),
         ("### `memfd-v1`", 0, size_of::<raw::Memfd>(), raw::Memfd::fields()),
         ("### `tcp-v1`", 0, size_of::<raw::Tcp>(), raw::Tcp::fields()),
-        ("### `tcp-v1`", 1, size_of::<raw::SocketOption>(), raw::SocketOption::fields()),
+        ("### `tcp-v1`", 1, size_of::<raw::TcpOption>(), raw::TcpOption::fields()),
+        ("### `eventfd-v1`", 0, size_of::<raw::Eventfd>(), raw::Eventfd::fields()),
+        ("### `timerfd-v1`", 0, size_of::<raw::Timerfd>(), raw::Timerfd::fields()),
+        ("### `signalfd-v1`", 0, size_of::<raw::Signalfd>(), raw::Signalfd::fields()),
+        ("### `pipe-v1`", 0, size_of::<raw::Pipe>(), raw::Pipe::fields()),
+        ("### `pipe-v1`", 1, size_of::<raw::PipeEnd>(), raw::PipeEnd::fields()),
+        ("### `path-v1`", 0, size_of::<raw::Path>(), raw::Path::fields()),
+        ("### `path-v1`", 1, size_of::<raw::Lock>(), raw::Lock::fields()),
+        ("### `socket-v1`", 0, size_of::<raw::Socket>(), raw::Socket::fields()),
+        ("### `socket-v1`", 1, size_of::<raw::Endpoint>(), raw::Endpoint::fields()),
+        ("### `socket-v1`", 2, size_of::<raw::SocketOption>(), raw::SocketOption::fields()),
+        ("### `device-v1`", 0, size_of::<raw::Device>(), raw::Device::fields()),
     ] {
         let fields: Vec<_> = fields.into_iter().map(|(o, s, f)| (o, s, f.to_string())).collect();
         assert_eq!(documented(&page, heading, table), fields, "{heading}");

@@ -8,8 +8,8 @@
 //!
 //! Reset: FD_CLOEXEC (it is set), owner and times, segments that came out of order (the peer sends
 //! them again), explicit congestion notification, urgent data, what the kernel has measured (round
-//! trip, congestion window), statistics, every other option. A connection that has ended, and a
-//! socket that was never connected, come back as a new socket that is not connected.
+//! trip, congestion window), statistics, every other option. A connection that has ended since it was
+//! prepared comes back as a new socket that is not connected.
 //!
 //! Refused, with a reason: a connection that this side has closed, or shut down for writing, or that
 //! is not there yet; one with a filter or with another protocol between it and its owner (TLS in
@@ -40,11 +40,12 @@ mod restore;
 mod route;
 
 use luo_abi::record::{TCP_COMPATIBLE, TcpRecord};
-use luo_carriers::HostFile;
+use luo_carriers::{FileKind, HostFile};
 use luo_core::{Caps, Errno, Failure, Handle, Handler, Keep, Recall};
+use luo_sys::tcp::{self, TcpState};
 use rustix::net::{ipproto, sockopt};
 
-/// Takes TCP sockets that do not listen, where the carrier keeps bytes.
+/// Takes TCP connections, where the carrier keeps bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TcpHandler;
 
@@ -58,8 +59,10 @@ impl Handler<HostFile> for TcpHandler {
     }
 
     fn can_preserve(&self, file: &HostFile) -> bool {
-        sockopt::socket_protocol(file).is_ok_and(|protocol| protocol == Some(ipproto::TCP))
-            && sockopt::socket_acceptconn(file).is_ok_and(|listens| !listens)
+        file.kind() == FileKind::Socket
+            && sockopt::socket_protocol(file).is_ok_and(|protocol| protocol == Some(ipproto::TCP))
+            && tcp::state(file)
+                .is_ok_and(|state| !matches!(state, TcpState::Listen | TcpState::Close))
     }
 
     fn prepare(&self, file: &HostFile, _keep: &dyn Keep<HostFile>) -> Result<u64, Failure> {

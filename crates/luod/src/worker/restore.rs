@@ -12,16 +12,12 @@
 //! - What a worker that died in the middle of something had kept, and nothing refers to, goes.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use luo_abi::keeper::key;
 use luo_carriers::HostFile;
 use luo_core::{
     Caps, Carrier, CarrierId, Event, FileKey, Handle, MachineRecord, Orchestrator, SessionRecord,
     State,
-};
-use luo_files::{
-    ArenaMemoryHandler, KernelHandler, LiveHandler, MemfdHandler, RecordHandler, TcpHandler,
 };
 
 use super::carriers::{self, Carriers};
@@ -291,12 +287,9 @@ fn new_core(config: &Config) -> Result<Orchestrator<HostFile>, String> {
     let liveupdate =
         core.add_carrier(carriers::LIVEUPDATE_CAPS).map_err(|error| error.to_string())?;
     debug_assert_eq!(liveupdate, carriers::LIVEUPDATE);
-    core.register_handler(Arc::new(LiveHandler)).map_err(|error| error.to_string())?;
-    core.register_handler(Arc::new(RecordHandler)).map_err(|error| error.to_string())?;
-    core.register_handler(Arc::new(ArenaMemoryHandler)).map_err(|error| error.to_string())?;
-    core.register_handler(Arc::new(MemfdHandler)).map_err(|error| error.to_string())?;
-    core.register_handler(Arc::new(TcpHandler)).map_err(|error| error.to_string())?;
-    core.register_handler(Arc::new(KernelHandler)).map_err(|error| error.to_string())?;
+    for handler in luo_files::handlers() {
+        core.register_handler(handler).map_err(|error| error.to_string())?;
+    }
     Ok(core)
 }
 
@@ -305,6 +298,8 @@ mod tests {
     use luo_core::{
         Criticality, FileRecord, Level, OnClose, Owner, Policy, SessionId, SessionName, Side, Token,
     };
+
+    use std::sync::Arc;
 
     use super::*;
     use crate::store::{Store, Table};

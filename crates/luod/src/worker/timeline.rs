@@ -17,7 +17,7 @@ use luo_abi::TimelinePhase;
 use luo_abi::record::{
     Reading, RecordError, TimelineArrival, TimelineName, TimelineRecord, TimelineSpan,
 };
-use luo_carriers::HostFile;
+use luo_carriers::{HostFile, boot_id};
 use luo_core::{Errno, Failure, Handle, Keep, Recall, Subsystem};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -27,9 +27,6 @@ use luo_core::Phase;
 
 /// The subsystem's name.
 pub(crate) const NAME: &str = "timeline";
-
-/// Where the running kernel's boot has its id.
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// A record with text of its own.
 pub(crate) type Record = TimelineRecord<'static>;
@@ -42,14 +39,6 @@ fn now() -> Reading {
         u64::try_from(micros).unwrap_or(0)
     };
     Reading { realtime: read(ClockId::Realtime), boottime: read(ClockId::Boottime) }
-}
-
-/// The boot's id, zeros where it cannot be read.
-fn boot() -> [u8; 16] {
-    let text = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
-    let digits: String = text.trim().chars().filter(|c| *c != '-').collect();
-    let number = u128::from_str_radix(&digits, 16).unwrap_or(0);
-    if digits.len() == 32 { number.to_be_bytes() } else { [0; 16] }
 }
 
 /// When a moment of this process was, in microseconds since the boot.
@@ -144,7 +133,7 @@ impl Timeline {
         let mut record = TimelineRecord::decode(bytes)?.into_owned();
         let mut state = self.state();
         let began = state.arriving.unwrap_or_else(now);
-        record.arrival = Some(TimelineArrival { boot: boot(), began, last: began });
+        record.arrival = Some(TimelineArrival { boot: boot_id(), began, last: began });
         state.record = Some(record);
         state.changed = true;
         Ok(())
@@ -230,7 +219,7 @@ fn leave(leaving: &Leaving, kept: Reading) -> Record {
     let mut record = Record {
         number: leaving.number,
         carrier: leaving.carrier.into(),
-        boot: boot(),
+        boot: boot_id(),
         frozen,
         kept,
         arrival: None,

@@ -1,0 +1,184 @@
+//! Random sets of files, in random order, come back equal: each is looked at by ordinary system
+//! calls before and after.
+
+mod common;
+
+use std::io::{Seek, SeekFrom};
+use std::net::{TcpListener, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use common::{across, own_ip};
+use luo_sys::SOCKET_OPTIONS;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat, tell};
+use rustix::io::write;
+use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+
+/// In each of the four tests, which run side by side.
+const SETS: usize = 250;
+const MOST: usize = 200;
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % end as u64) as usize
+    }
+
+    fn yes(&mut self) -> bool {
+        self.below(2) == 0
+    }
+}
+
+/// One file, or several that belong together.
+fn make(random: &mut Random, directory: &std::path::Path) -> Vec<OwnedFd> {
+    match random.below(8) {
+        0 => {
+            let mut flags = EventfdFlags::NONBLOCK;
+            flags.set(EventfdFlags::SEMAPHORE, random.yes());
+            vec![eventfd(random.below(1000) as u32, flags).unwrap()]
+        }
+        1 => {
+            let clock = match random.yes() {
+                true => TimerfdClockId::Monotonic,
+                false => TimerfdClockId::Boottime,
+            };
+            let timer = timerfd_create(clock, TimerfdFlags::empty()).unwrap();
+            let time = |seconds: usize| Timespec { tv_sec: seconds as i64, tv_nsec: 0 };
+            let it_interval = time(random.below(3));
+            let value = Itimerspec { it_value: time(9000 * random.below(2)), it_interval };
+            timerfd_settime(&timer, TimerfdTimerFlags::empty(), &value).unwrap();
+            vec![timer]
+        }
+        2 => vec![luo_sys::signalfd(1 << (9 + random.below(3)), random.yes()).unwrap()],
+        3 | 4 => {
+            let mut flags = PipeFlags::NONBLOCK;
+            flags.set(PipeFlags::DIRECT, random.yes());
+            let (reader, writer) = pipe_with(flags).unwrap();
+            fcntl_setpipe_size(&reader, 4096 << random.below(4)).unwrap();
+            for _ in 0..random.below(8) {
+                let bytes = vec![random.below(256) as u8; 1 + random.below(2000)];
+                // It may be full.
+                let _ = write(&writer, &bytes);
+            }
+            match random.below(3) {
+                0 => vec![reader],
+                1 => vec![writer, reader],
+                _ => vec![reader, writer],
+            }
+        }
+        5 => {
+            let path = directory.join(random.below(10).to_string());
+            std::fs::write(&path, "0123456789").unwrap();
+            let mut open = std::fs::File::options();
+            let mut file = open.read(true).append(random.yes()).open(path).unwrap();
+            file.seek(SeekFrom::Start(random.below(20) as u64)).unwrap();
+            vec![file.into()]
+        }
+        6 => vec![TcpListener::bind((own_ip(), 0)).unwrap().into()],
+        _ => match random.yes() {
+            true => vec![UdpSocket::bind((own_ip(), 0)).unwrap().into()],
+            false => vec![std::fs::File::open("/dev/zero").unwrap().into()],
+        },
+    }
+}
+
+/// All that can be seen of a file without changing it, and does not go on by itself.
+fn look(file: &OwnedFd) -> Vec<String> {
+    let mut seen = vec![format!("{:?}", fcntl_getfl(file).unwrap())];
+    match FileType::from_raw_mode(fstat(file).unwrap().st_mode) {
+        FileType::Socket => {
+            let local = rustix::net::getsockname(file).unwrap();
+            seen.push(format!("{:?}", std::net::SocketAddr::try_from(local).unwrap()));
+            let value = |option: &luo_sys::SocketOption| option.get(file.as_fd()).unwrap();
+            seen.extend(SOCKET_OPTIONS.iter().map(|o| format!("{} {:?}", o.label(), value(o))));
+        }
+        FileType::Fifo => {
+            seen.push(fcntl_getpipe_size(file).unwrap().to_string());
+            // Of an end for writing that is there alone, nobody can say what is in it.
+            if !fcntl_getfl(file).unwrap().contains(OFlags::WRONLY) {
+                seen.push(rustix::io::ioctl_fionread(file).unwrap().to_string());
+            }
+        }
+        FileType::RegularFile | FileType::CharacterDevice => {
+            let stat = fstat(file).unwrap();
+            let position = tell(file).unwrap();
+            seen.push(format!("{} {} {} {position}", stat.st_dev, stat.st_ino, stat.st_rdev));
+        }
+        _ => {
+            let path = format!("/proc/self/fdinfo/{}", file.as_raw_fd());
+            let own = ["eventfd-count", "eventfd-sem", "sigmask", "clockid", "ticks", "settime"];
+            let interval = ["it_interval"];
+            let of_type = |line: &&str| own.iter().chain(&interval).any(|n| line.starts_with(n));
+            let text = std::fs::read_to_string(path).unwrap();
+            seen.extend(text.lines().filter(of_type).map(str::to_owned));
+        }
+    }
+    seen
+}
+
+/// What is read of a pipe until there is nothing more, packet by packet: none is larger.
+fn drain(file: &OwnedFd) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    let mut bytes = [0; 4096];
+    while let Ok(len @ 1..) = rustix::io::read(file, &mut bytes) {
+        all.push(bytes[..len].to_vec());
+    }
+    all
+}
+
+#[test]
+fn random_sets_of_files_come_back_equal_1() {
+    come_back_equal(0x6c75_6f5f_7365_7473);
+}
+
+#[test]
+fn random_sets_of_files_come_back_equal_2() {
+    come_back_equal(0x1234_5678_9abc_def1);
+}
+
+#[test]
+fn random_sets_of_files_come_back_equal_3() {
+    come_back_equal(0x0f1e_2d3c_4b5a_6978);
+}
+
+#[test]
+fn random_sets_of_files_come_back_equal_4() {
+    come_back_equal(0x9e37_79b9_7f4a_7c15);
+}
+
+fn come_back_equal(seed: u64) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut random = Random(seed);
+    let mut pipes = 0;
+    for _ in 0..SETS {
+        let wanted = 1 + random.below(MOST);
+        let mut files = Vec::new();
+        while files.len() < wanted {
+            files.extend(make(&mut random, directory.path()));
+        }
+        for at in (1..files.len()).rev() {
+            files.swap(at, random.below(at + 1));
+        }
+        let before: Vec<_> = files.iter().map(look).collect();
+        let after = across(files);
+        assert_eq!(after.iter().map(look).collect::<Vec<_>>(), before);
+        for (file, seen) in after.iter().zip(&before) {
+            if seen.len() == 3
+                && FileType::from_raw_mode(fstat(file).unwrap().st_mode) == FileType::Fifo
+            {
+                let read: usize = drain(file).iter().map(Vec::len).sum();
+                assert_eq!(read, seen[2].parse::<usize>().unwrap());
+                pipes += 1;
+            }
+        }
+    }
+    assert!(pipes > SETS, "{pipes}");
+}
