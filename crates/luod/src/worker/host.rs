@@ -32,6 +32,7 @@ use super::access::Access;
 use super::carriers::{Carriers, Shared};
 use super::clients::Clients;
 use super::custody::{Custody, Ticket, space};
+use super::moments;
 use super::participants::Participants;
 use super::persist::Persisted;
 use super::refusal::Refusal;
@@ -570,7 +571,7 @@ impl Host {
         // Only what a transition takes is told to anybody.
         let start = call.transition().map(|_| Instant::now());
         let carrier = self.carriers.through(call.carrier());
-        let ran = std::panic::catch_unwind(AssertUnwindSafe(|| call.run(&*carrier)));
+        let ran = std::panic::catch_unwind(AssertUnwindSafe(|| run(call, &*carrier)));
         let outcome = ran.unwrap_or_else(|_| Outcome::failed(no_result()));
         if let Some(start) = start {
             self.time(call.transition(), call.phase(), call.location(), start, Instant::now());
@@ -598,7 +599,7 @@ impl Host {
         tokio::task::spawn_blocking(move || {
             for (call, carrier) in calls {
                 let start = Instant::now();
-                let outcome = call.run(&*carrier);
+                let outcome = run(&call, &*carrier);
                 let done = Done { id: call.id(), outcome, start, end: Instant::now() };
                 // Who learns of the end may open the arena again at once: it is let go of before.
                 drop(carrier);
@@ -732,11 +733,14 @@ impl Host {
             }
             return;
         }
+        let event = ended.report.event.name();
+        moments::reach("ended", event);
         self.note_departure(&ended.report);
         let ticket = self.commit();
         let host = Rc::clone(self);
         tokio::task::spawn_local(async move {
             let kept = ticket.await.map(|()| ended);
+            moments::reach("kept", event);
             if kept.is_ok() {
                 host.end_arrival().await;
             }
@@ -766,6 +770,14 @@ impl Host {
             self.tell("failure", None, format!("{} goes on without: {error}", report.event));
         }
     }
+}
+
+/// Runs a handler call.
+fn run(call: &Call<HostFile>, carrier: &Shared) -> Outcome<HostFile> {
+    moments::reach("call", call.phase().name());
+    let outcome = call.run(carrier);
+    moments::reach("called", call.phase().name());
+    outcome
 }
 
 /// A failed transition is a refusal.
