@@ -594,9 +594,15 @@ impl Host {
                 (call, carrier)
             })
             .collect();
+        // A handover that outlives this worker is noted before it is laid down: the next one looks for
+        // it only where it was noted.
+        let commits = |(call, _): &(Call<_>, _)| {
+            call.phase() == Phase::Depart && call.carrier() != CarrierId::NEAR
+        };
+        let noted = calls.iter().any(commits).then(|| self.commit());
         let (sender, mut receiver) = mpsc::unbounded_channel();
         self.running.set(self.running.get() + 1);
-        tokio::task::spawn_blocking(move || {
+        let run = move || {
             for (call, carrier) in calls {
                 let start = Instant::now();
                 let outcome = run(&call, &*carrier);
@@ -607,9 +613,32 @@ impl Host {
                     return;
                 }
             }
-        });
+        };
         let host = Rc::clone(self);
+        let waiting = match noted {
+            Some(ticket) => Some((ticket, run)),
+            None => {
+                tokio::task::spawn_blocking(run);
+                None
+            }
+        };
         tokio::task::spawn_local(async move {
+            if let Some((ticket, run)) = waiting {
+                match ticket.await {
+                    Ok(()) => {
+                        tokio::task::spawn_blocking(run);
+                    }
+                    Err(refusal) => {
+                        // With it goes what would tell of an outcome.
+                        drop(run);
+                        for (id, _) in open.drain() {
+                            let reason = format!("it cannot be noted: {}", refusal.reason());
+                            let failure = Failure::new(luo_core::Errno::Io, reason);
+                            host.answered(id, Outcome::failed(failure));
+                        }
+                    }
+                }
+            }
             let copying = Arc::clone(&host.carriers.copying);
             let mut beats = copying.beats();
             loop {

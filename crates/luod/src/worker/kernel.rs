@@ -197,6 +197,13 @@ pub(crate) async fn begin(
                     failed = arrived.mended.clone().or(failed);
                     Some(arrived)
                 }
+                // The worker before has finished it, this one last, and died before it let go.
+                Err(failure) if !fresh && failure.errno() == luo_core::Errno::NoEnt => {
+                    for key in table.keys(space::CAME) {
+                        table.forget(key);
+                    }
+                    None
+                }
                 Err(failure) => {
                     failed = Some(failure.reason().to_owned());
                     None

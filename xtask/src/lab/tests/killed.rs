@@ -123,6 +123,9 @@ impl<'a> Killed<'a> {
         self.all_gone()?;
         self.kill_worker()?;
         self.all_gone()?;
+        // What was finished is no handover that was lost.
+        let log = guest::luod_log(&self.machine);
+        must(!log.contains("did not come"), || format!("luod misses what it has finished: {log}"))?;
 
         // It goes on as if nothing had happened.
         self.keep()?;
