@@ -66,6 +66,15 @@ enum Command {
     Relay {
         /// Which tokens of the kernel session luod are damaged, every byte of them.
         damaged: Vec<u64>,
+        /// A session and a token, whose record is damaged wherever luod has laid it down.
+        #[arg(long, num_args = 2, value_names = ["SESSION", "TOKEN"])]
+        record: Vec<String>,
+    },
+    /// Preserves so many memory files in one kernel session, and says how many microseconds each
+    /// took.
+    Bare {
+        /// Files.
+        files: u64,
     },
     /// Lays out a trap of the kernel's for the next one.
     SetTrap {
@@ -160,7 +169,8 @@ fn main() -> ExitCode {
         Command::KeepOwn { session, files } => keep_own(&session, files),
         Command::TakeOwn { session, files } => take_own(&session, files),
         Command::Damage { path, session, token } => damage(&path, &session, token),
-        Command::Relay { damaged } => agent::relay(&damaged),
+        Command::Relay { damaged, record } => agent::relay(&damaged, &record),
+        Command::Bare { files } => agent::bare(files),
         Command::SetTrap { trap } => agent::set(trap),
         Command::WalkTrap { trap } => agent::walk(trap),
         Command::Freezes => agent::freezes(),

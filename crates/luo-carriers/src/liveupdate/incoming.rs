@@ -213,7 +213,7 @@ impl Incoming {
                 Ok(bytes) => return Ok(bytes),
                 Err(failure) => failure,
             };
-        // There is a copy of what belongs to no session; where there is none, the first
+        // Not of everything there is a copy; where there is none, the first
         // failure is what counts.
         let copy = "their copy (token 3)";
         let second = self.bytes_of(&self.copy, BYTES_COPY_TOKEN, copy);

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use luo_abi::liveupdate::{
     self, AGENT_SESSION, BYTES_COPY_TOKEN, BYTES_TOKEN, CATALOGUE_COPY_TOKEN, CATALOGUE_TOKEN,
-    Catalogue, KERNEL_NAME_MAX, OWN_TOKENS, Object, Place, SESSION_PREFIX, ioctl::Name,
+    COPIED_MAX, Catalogue, KERNEL_NAME_MAX, OWN_TOKENS, Object, Place, SESSION_PREFIX, ioctl::Name,
 };
 use luo_core::{Errno, Failure, File, Handle, Identity};
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -52,7 +52,7 @@ struct Inner {
 enum Kept {
     Memory { own: Arc<Own>, token: u64, length: u64 },
     Live { own: Arc<Own>, token: u64 },
-    Bytes { bytes: Arc<[u8]>, common: bool },
+    Bytes { bytes: Arc<[u8]>, twice: bool },
 }
 
 #[derive(Default)]
@@ -73,10 +73,10 @@ pub(super) struct Outgoing {
     pub(super) clients: Clients,
 }
 
-/// Kept bytes, in their order: those that all depend on come first, and lie down twice.
+/// Kept bytes, in their order: those that are laid down twice come first.
 #[derive(Default)]
 struct Parts {
-    common: Vec<Arc<[u8]>>,
+    twice: Vec<Arc<[u8]>>,
     others: Vec<Arc<[u8]>>,
 }
 
@@ -159,7 +159,8 @@ impl Outgoing {
 
     /// `common`: they belong to no session, so that without them more than one is lost.
     pub(super) fn keep_bytes(&self, bytes: &[u8], common: bool) -> Handle {
-        self.insert(Kept::Bytes { bytes: bytes.into(), common })
+        let twice = common || bytes.len() <= COPIED_MAX;
+        self.insert(Kept::Bytes { bytes: bytes.into(), twice })
     }
 
     /// The memory is shared with its owner: only its length can have changed.
@@ -192,15 +193,15 @@ impl Outgoing {
 
     /// Writes down what is where, and the handover.
     pub(super) fn commit(&self, kernel: &dyn Kernel, handover: &[u8]) -> Result<(), Failure> {
-        let (catalogue, Parts { common, others }) = self.describe(handover)?;
+        let (catalogue, Parts { twice, others }) = self.describe(handover)?;
         let catalogue = [&*catalogue.encode()];
-        let common: Vec<&[u8]> = common.iter().map(|part| &**part).collect();
+        let twice: Vec<&[u8]> = twice.iter().map(|part| &**part).collect();
         let bytes: Vec<&[u8]> =
-            common.iter().copied().chain(others.iter().map(|part| &**part)).collect();
+            twice.iter().copied().chain(others.iter().map(|part| &**part)).collect();
         // The catalogue last: where it is, all that it speaks of is.
         let all: [(u64, &str, &[&[u8]]); 4] = [
             (BYTES_TOKEN, "luo-bytes", &bytes),
-            (BYTES_COPY_TOKEN, "luo-bytes-copy", &common),
+            (BYTES_COPY_TOKEN, "luo-bytes-copy", &twice),
             (CATALOGUE_COPY_TOKEN, "luo-catalogue-copy", &catalogue),
             (CATALOGUE_TOKEN, "luo-catalogue", &catalogue),
         ];
@@ -237,9 +238,9 @@ impl Outgoing {
         // Nothing in them is in the catalogue: the next agent retrieves them, and no more.
         catalogue.sessions.extend(self.clients.all().into_iter().map(|(name, _)| name));
         let number = |own: &Arc<Own>| numbers.get(&Arc::as_ptr(own)).copied();
-        let is_common = |kept: &Kept| matches!(kept, Kept::Bytes { common: true, .. });
+        let is_twice = |kept: &Kept| matches!(kept, Kept::Bytes { twice: true, .. });
         let (first, then): (Vec<_>, Vec<_>) =
-            table.objects.iter().partition(|(_, kept)| is_common(kept));
+            table.objects.iter().partition(|(_, kept)| is_twice(kept));
         for (handle, kept) in first.into_iter().chain(then) {
             let place =
                 match kept {
@@ -248,10 +249,10 @@ impl Outgoing {
                     Kept::Live { own, token } => {
                         number(own).map(|session| Place::Live { session, token: *token })
                     }
-                    Kept::Bytes { bytes, common } => {
+                    Kept::Bytes { bytes, twice } => {
                         let (offset, length) = (catalogue.bytes, bytes.len() as u64);
                         catalogue.bytes += length;
-                        let part = if *common { &mut parts.common } else { &mut parts.others };
+                        let part = if *twice { &mut parts.twice } else { &mut parts.others };
                         if length > 0 {
                             part.push(Arc::clone(bytes));
                         }

@@ -409,10 +409,10 @@ fn a_kernel_session_that_did_not_come_is_the_error_of_what_was_in_it() {
 #[test]
 fn damage_is_found_and_spares_what_is_not_damaged() {
     let (kernel, carrier, [one, ..]) = departed();
-    let record = carrier.for_session(&shop()).unwrap().keep_bytes(b"of a session").unwrap();
+    let record = carrier.for_session(&shop()).unwrap().keep_bytes(&[5; 5_000]).unwrap();
     carrier.commit(b"the handover").unwrap();
     let next = kernel.kexec();
-    // Behind the eight bytes that belong to no session.
+    // Behind the eight bytes that lie down twice.
     next.damage(AGENT_SESSION, BYTES_TOKEN, 8 + 3);
     let carrier = arrive(next.open().unwrap()).unwrap();
     let failure = carrier.bytes(record).unwrap_err();

@@ -3,6 +3,7 @@
 use super::{Lab, guest, medium, must};
 use crate::failure::{Failed, Result};
 
+mod bench;
 mod boot;
 mod cross;
 mod damaged;
@@ -212,6 +213,18 @@ pub(super) const ALL: &[Test] = &[
         name: "luoctl-arena",
         about: "`luoctl kexec load` and `luoctl reboot` take kv through an arena on /dev/pmem0",
         run: cross::reboot_arena,
+        selftests: false,
+    },
+    Test {
+        name: "bench-blackout",
+        about: "how long kv is away over a kexec, beside a cold boot and a reload from disk",
+        run: bench::blackout,
+        selftests: false,
+    },
+    Test {
+        name: "bench-files",
+        about: "what each of 100, 1,000 and 4,000 files costs, beside the kernel alone",
+        run: bench::files,
         selftests: false,
     },
 ];
