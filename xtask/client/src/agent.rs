@@ -212,6 +212,11 @@ fn without_room(session: &LiveUpdateSession) -> Result<std::io::Result<OwnedFd>,
 pub(crate) fn bare(files: u64) -> Result<(), Failed> {
     let device = device()?;
     let session = device.create(name("bare")?).map_err(system("create"))?;
+    // A file is one of this process's descriptors; the usual limit is far below what is tried.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised)
+        .map_err(system("the limit of open files"))?;
     let memories: Vec<OwnedFd> =
         (0..files).map(|token| memory(&content("bare", token))).collect::<Result<_, _>>()?;
     let began = std::time::Instant::now();

@@ -91,7 +91,7 @@ pub(super) fn files(lab: &Lab) -> Result<String> {
         let said = guest::luoctl(&machine, &["--json", "prepare", "--carrier", carrier])?;
         let report: serde_json::Value =
             serde_json::from_str(&said).context(|| format!("read {said}"))?;
-        let took = report["microseconds"]
+        let took = report["report"]["microseconds"]
             .as_f64()
             .ok_or_else(|| Failed::new(format!("no time in {said}")))?;
         preserve.push(took / count as f64);
