@@ -17,6 +17,8 @@ use luo::protocol::ParticipantPhase;
 use luo::{Options, Participant, ParticipantOptions, Record, Session, Unclaimed};
 use rustix::fs::{MemfdFlags, memfd_create};
 
+mod agent;
+
 /// How long any call may take: processors in the lab are emulated.
 const DEADLINE: Duration = Duration::from_secs(300);
 /// How long a claim waits that is to be refused.
@@ -59,6 +61,42 @@ enum Command {
         session: String,
         /// The file.
         token: u64,
+    },
+    /// Is the agent of /dev/liveupdate between two luods: hands everything on, with damage.
+    Relay {
+        /// Which tokens of the kernel session luod are damaged, every byte of them.
+        damaged: Vec<u64>,
+        /// A session and a token, whose record is damaged wherever luod has laid it down.
+        #[arg(long, num_args = 2, value_names = ["SESSION", "TOKEN"])]
+        record: Vec<String>,
+    },
+    /// Preserves so many memory files in one kernel session, and says how many microseconds each
+    /// took.
+    Bare {
+        /// Files.
+        files: u64,
+    },
+    /// Lays out a trap of the kernel's for the next one.
+    SetTrap {
+        /// Which.
+        trap: agent::Trap,
+    },
+    /// Walks into it.
+    WalkTrap {
+        /// Which.
+        trap: agent::Trap,
+    },
+    /// Tries what preserving does to a memory file in this kernel.
+    Freezes,
+    /// Has a pipe in a session, which no carrier beyond this kernel takes.
+    KeepPipe {
+        /// The session.
+        session: String,
+    },
+    /// Ends a session, whatever it has.
+    Release {
+        /// The session.
+        session: String,
     },
     /// Fails unless luod refuses to give this session with this errno.
     Refused {
@@ -131,6 +169,13 @@ fn main() -> ExitCode {
         Command::KeepOwn { session, files } => keep_own(&session, files),
         Command::TakeOwn { session, files } => take_own(&session, files),
         Command::Damage { path, session, token } => damage(&path, &session, token),
+        Command::Relay { damaged, record } => agent::relay(&damaged, &record),
+        Command::Bare { files } => agent::bare(files),
+        Command::SetTrap { trap } => agent::set(trap),
+        Command::WalkTrap { trap } => agent::walk(trap),
+        Command::Freezes => agent::freezes(),
+        Command::KeepPipe { session } => keep_pipe(&session),
+        Command::Release { session } => release(&session),
         Command::Refused { session, errno } => refused(&session, &errno),
         Command::Veto { name } => veto(&name),
     };
@@ -320,6 +365,16 @@ fn damage(path: &Path, session: &str, token: u64) -> Result<(), Failed> {
         }
         at += (read - wanted.len()) as u64;
     }
+}
+
+fn keep_pipe(name: &str) -> Result<(), Failed> {
+    let session = Session::create_with(name, options()).map_err(luo(name))?;
+    let (reader, _) = rustix::pipe::pipe().map_err(system("a pipe"))?;
+    session.preserve(1, reader).map_err(luo(name))
+}
+
+fn release(name: &str) -> Result<(), Failed> {
+    Session::claim_with(name, options()).map_err(luo(name))?.release().map_err(luo(name))
 }
 
 fn refused(session: &str, errno: &str) -> Result<(), Failed> {

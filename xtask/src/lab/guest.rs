@@ -20,12 +20,28 @@ const CONFIGURATION: &str = "/etc/luod.toml";
 
 /// Starts luod with a configuration, and returns when it serves: its process.
 pub(crate) fn start_luod(machine: &Machine<'_>, configuration: &str) -> Result<u32> {
+    let luod = spawn_luod(machine, configuration, &[])?;
+    serves(machine)?;
+    Ok(luod)
+}
+
+/// Starts luod with a configuration, and more in its environment: its process, which may not serve
+/// yet.
+pub(crate) fn spawn_luod(
+    machine: &Machine<'_>,
+    configuration: &str,
+    environment: &[(&str, &str)],
+) -> Result<u32> {
     machine.push(CONFIGURATION, 0o644, configuration.as_bytes())?;
-    let luod = machine.spawn(&["luod", "--config", CONFIGURATION], LUOD_LOG)?;
+    machine.spawn_with(&["luod", "--config", CONFIGURATION], environment, LUOD_LOG)
+}
+
+/// Returns when luod serves.
+pub(crate) fn serves(machine: &Machine<'_>) -> Result<()> {
     machine
         .until_ok(&["luoctl", "status"], READY)
-        .context(|| format!("luod does not serve; its log: {}", log(machine, LUOD_LOG)))?;
-    Ok(luod)
+        .map(|_| ())
+        .context(|| format!("luod does not serve; its log: {}", log(machine, LUOD_LOG)))
 }
 
 /// Starts kv, and returns when it listens: its process.

@@ -207,7 +207,7 @@ impl<'a> Machine<'a> {
     ) -> Result<Output> {
         let request = Request::Run {
             argv: owned(argv),
-            env: env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            env: pairs(env),
             stdin: stdin.len() as u64,
             deadline_ms: millis(deadline),
         };
@@ -255,7 +255,12 @@ impl<'a> Machine<'a> {
 
     /// Starts a program that goes on running; its number. Its output goes to a file of the guest.
     pub(crate) fn spawn(&self, argv: &[&str], log: &str) -> Result<u32> {
-        let request = Request::Start { argv: owned(argv), env: Vec::new(), log: log.into() };
+        self.spawn_with(argv, &[], log)
+    }
+
+    /// As [`spawn`](Self::spawn), with more in its environment.
+    pub(crate) fn spawn_with(&self, argv: &[&str], env: &[(&str, &str)], log: &str) -> Result<u32> {
+        let request = Request::Start { argv: owned(argv), env: pairs(env), log: log.into() };
         self.blamed(|| match self.agent.ask(&request, b"", COMMAND)?.answer {
             Answer::Started { pid } => Ok(pid),
             other => Err(unexpected(&other)),
@@ -457,6 +462,10 @@ fn end(child: &mut Child) {
 
 /// More than a deadline within the guest, so that the guest's answer comes first.
 const LATE: Duration = Duration::from_secs(10);
+
+fn pairs(env: &[(&str, &str)]) -> Vec<(String, String)> {
+    env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
 
 fn owned(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()

@@ -4,6 +4,8 @@
 //! ```text
 //! kernel session "luod"        token 0   the catalogue, with the handover at its end
 //!                              token 1   kept bytes, one after the other
+//!                              token 2   the catalogue again
+//!                              token 3   the first of the kept bytes again
 //! kernel session "luo/NAME"    tokens with the topmost bit: what luod preserved for session NAME
 //!                              other tokens: what the owner of the session preserved itself
 //! ```
@@ -40,6 +42,17 @@ pub const CATALOGUE_TOKEN: u64 = 0;
 
 /// The token of the kept bytes, in the kernel session [`AGENT_SESSION`].
 pub const BYTES_TOKEN: u64 = 1;
+
+/// The token of the same bytes as the catalogue's: who finds one damaged takes the other.
+pub const CATALOGUE_COPY_TOKEN: u64 = 2;
+
+/// The token of the same bytes as those with which the kept bytes begin: what belongs to no session,
+/// on which all depend, and what is short ([`COPIED_MAX`]). Where there are none of them, or where the
+/// catalogue is an older luod's, it is not there.
+pub const BYTES_COPY_TOKEN: u64 = 3;
+
+/// The most bytes of a session's that are laid down twice: its memory files' descriptions have fewer.
+pub const COPIED_MAX: usize = 1024;
 
 /// The kernel session of luo's session NAME is `luo/NAME`: no name of a session has a `/`, so that
 /// nothing else of luo's clashes with it.

@@ -92,6 +92,13 @@ impl LiveUpdateCarrier {
         self.outgoing.all()
     }
 
+    /// What of what came was found damaged since the last call, and could be had all the same; in
+    /// sentences.
+    #[must_use]
+    pub fn take_mended(&self) -> Vec<String> {
+        self.incoming().map(|incoming| incoming.take_mended()).unwrap_or_default()
+    }
+
     /// Whether it holds anything, on either side.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
@@ -200,7 +207,7 @@ impl Keep<HostFile> for LiveUpdateCarrier {
     }
 
     fn keep_bytes(&self, bytes: &[u8]) -> Result<Handle, Failure> {
-        Ok(self.outgoing.keep_bytes(bytes))
+        Ok(self.outgoing.keep_bytes(bytes, true))
     }
 
     fn keep_live(&self, file: &HostFile) -> Result<Handle, Failure> {
@@ -305,7 +312,7 @@ impl Keep<HostFile> for InSession<'_> {
     }
 
     fn keep_bytes(&self, bytes: &[u8]) -> Result<Handle, Failure> {
-        self.carrier.keep_bytes(bytes)
+        Ok(self.carrier.outgoing.keep_bytes(bytes, false))
     }
 
     fn keep_live(&self, file: &HostFile) -> Result<Handle, Failure> {

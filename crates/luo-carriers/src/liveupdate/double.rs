@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-use luo_abi::liveupdate::ioctl::Name;
+use luo_abi::liveupdate::{AGENT_SESSION, BYTES_COPY_TOKEN, CATALOGUE_COPY_TOKEN, ioctl::Name};
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, fstat, memfd_create};
 use rustix::io::Errno;
 
@@ -37,7 +37,8 @@ struct State {
     incoming: HashMap<Vec<u8>, BTreeMap<u64, Came>>,
     retrieved: HashSet<Vec<u8>>,
     opened: bool,
-    /// Files that were freed because nobody had fetched them.
+    /// Files that were freed because nobody had fetched them, but for copies, which are there for
+    /// what seldom happens.
     freed: usize,
     calls: usize,
     fail_at: Option<(usize, Errno)>,
@@ -128,7 +129,8 @@ impl Double {
         self.state().preserved.len()
     }
 
-    /// Files that were freed because nobody had fetched them.
+    /// Files that were freed because nobody had fetched them, but for copies, which are there for
+    /// what seldom happens.
     pub(super) fn freed(&self) -> usize {
         self.state().freed
     }
@@ -169,6 +171,12 @@ impl Double {
         assert!(files.insert(token, Came::Broken(errno)).is_some());
     }
 
+    /// A file never was in a session that came.
+    pub(super) fn lose(&self, session: &str, token: u64) {
+        let mut state = self.state();
+        assert!(state.incoming.get_mut(session.as_bytes()).unwrap().remove(&token).is_some());
+    }
+
     /// Changes a byte of a file that came.
     pub(super) fn damage(&self, session: &str, token: u64, at: u64) {
         let state = self.state();
@@ -182,7 +190,12 @@ impl Double {
     fn finish(&self, name: &[u8]) {
         let mut state = self.state();
         if let Some(files) = state.incoming.remove(name) {
-            state.freed += files.values().filter(|file| matches!(file, Came::Waiting(_))).count();
+            let agent = name == AGENT_SESSION.as_bytes();
+            let waiting = |(token, file): &(&u64, &Came)| {
+                let copy = agent && [CATALOGUE_COPY_TOKEN, BYTES_COPY_TOKEN].contains(token);
+                matches!(file, Came::Waiting(_)) && !copy
+            };
+            state.freed += files.iter().filter(waiting).count();
         }
         state.retrieved.remove(name);
     }

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::fs::File as StdFile;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use luo_abi::liveupdate::{
-    AGENT_SESSION, BYTES_TOKEN, CATALOGUE_MAX, CATALOGUE_TOKEN, Catalogue, Place, ioctl::Name,
+    AGENT_SESSION, BYTES_COPY_TOKEN, BYTES_TOKEN, CATALOGUE_COPY_TOKEN, CATALOGUE_MAX,
+    CATALOGUE_TOKEN, Catalogue, Place, ioctl::Name,
 };
 use luo_core::{Errno, Failure, Handle};
 use rustix::fs::fstat;
@@ -27,6 +28,8 @@ pub struct Arrived {
     pub catalogue: Catalogue,
     /// The other kernel sessions, in the order of the catalogue; or why one cannot be had.
     pub sessions: Vec<Result<Session, Failure>>,
+    /// In a sentence, that token 0 was damaged and its copy was not.
+    pub mended: Option<String>,
 }
 
 impl std::fmt::Debug for Arrived {
@@ -42,13 +45,13 @@ impl Arrived {
     /// # Errors
     /// As [`read_catalogue`].
     pub fn new(agent: Session) -> Result<Self, Failure> {
-        let catalogue = read_catalogue(&agent)?;
+        let (catalogue, mended) = read_catalogue(&agent)?;
         let sessions = catalogue
             .sessions
             .iter()
             .map(|name| Err(Failure::new(Errno::NoEnt, format!("{name:?} was not retrieved"))))
             .collect();
-        Ok(Self { agent, catalogue, sessions })
+        Ok(Self { agent, catalogue, sessions, mended })
     }
 
     /// The kernel session of that number was retrieved, or could not be.
@@ -59,14 +62,37 @@ impl Arrived {
     }
 }
 
-/// Reads what the kernel session `luod` says of everything that came. Nothing of it is finished.
+/// Reads what the kernel session `luod` says of everything that came, from the copy where the first
+/// one cannot be used; then also why not. Nothing of it is finished.
 ///
 /// # Errors
 /// ENOENT where it has no catalogue, EINVAL for one that is damaged or of another version, and
-/// what fetching it gives.
-pub fn read_catalogue(agent: &Session) -> Result<Catalogue, Failure> {
-    let what = format!("the catalogue (token {CATALOGUE_TOKEN} of the kernel session luod)");
-    let file = agent.fetch(CATALOGUE_TOKEN).map_err(|error| words::fetch_failed(&what, error))?;
+/// what fetching it gives; those of the copy are in the reason.
+pub fn read_catalogue(agent: &Session) -> Result<(Catalogue, Option<String>), Failure> {
+    let named = |token| format!("the catalogue (token {token} of the kernel session luod)");
+    let failure = match read_catalogue_at(agent, CATALOGUE_TOKEN, &named(CATALOGUE_TOKEN)) {
+        Ok(catalogue) => return Ok((catalogue, None)),
+        Err(failure) => failure,
+    };
+    match read_catalogue_at(agent, CATALOGUE_COPY_TOKEN, "its copy (token 2)") {
+        Ok(catalogue) => Ok((
+            catalogue,
+            Some(format!("{}; its copy (token 2) is not, and was used", failure.reason())),
+        )),
+        Err(second) => {
+            let reason = format!(
+                "{}; {}. What was kept cannot be found without it; it stays in memory until the next \
+                 boot",
+                failure.reason(),
+                second.reason()
+            );
+            Err(Failure::new(failure.errno(), reason).because(failure))
+        }
+    }
+}
+
+fn read_catalogue_at(agent: &Session, token: u64, what: &str) -> Result<Catalogue, Failure> {
+    let file = agent.fetch(token).map_err(|error| words::fetch_failed(what, error))?;
     let file = StdFile::from(file);
     let unreadable = |error| words::failed(&format!("{what} cannot be read"), error);
     let len = file.metadata().map_err(unreadable)?.len();
@@ -78,11 +104,7 @@ pub fn read_catalogue(agent: &Session) -> Result<Catalogue, Failure> {
     let mut bytes = vec![0; len];
     file.read_exact_at(&mut bytes, 0).map_err(unreadable)?;
     Catalogue::decode(&bytes).map_err(|error| {
-        let reason = format!(
-            "{what} is damaged: {error}. What was kept cannot be found without it; it stays in \
-             memory until the next boot"
-        );
-        Failure::new(Errno::Inval, reason).because(error)
+        Failure::new(Errno::Inval, format!("{what} is damaged: {error}")).because(error)
     })
 }
 
@@ -94,11 +116,13 @@ pub(super) struct Incoming {
     objects: BTreeMap<u64, Place>,
     handover: Vec<u8>,
     bytes: OnceLock<Result<StdFile, (Errno, String)>>,
+    copy: OnceLock<Result<StdFile, (Errno, String)>>,
+    mended: Mutex<Vec<String>>,
 }
 
 impl Incoming {
     pub(super) fn new(arrived: Arrived) -> Self {
-        let Arrived { agent, catalogue, sessions } = arrived;
+        let Arrived { agent, catalogue, sessions, .. } = arrived;
         let parts = |failure: Failure| (failure.errno(), failure.reason().to_owned());
         Self {
             agent,
@@ -107,6 +131,8 @@ impl Incoming {
             objects: catalogue.objects.iter().map(|object| (object.handle, object.place)).collect(),
             handover: catalogue.handover,
             bytes: OnceLock::new(),
+            copy: OnceLock::new(),
+            mended: Mutex::default(),
         }
     }
 
@@ -176,32 +202,48 @@ impl Incoming {
         let Place::Bytes { offset, length, checksum } = self.place(handle)? else {
             return Err(missing(handle));
         };
-        let len = usize::try_from(length).map_err(|error| {
-            Failure::new(Errno::NoMem, "kept bytes do not fit into memory").because(error)
-        })?;
-        let mut bytes = vec![0; len];
-        if len > 0 {
-            let file = self.bytes.get_or_init(|| {
-                let what = format!("the kept bytes (token {BYTES_TOKEN} of session luod)");
-                let fetched = self.agent.fetch(BYTES_TOKEN);
-                let failed = |error| words::fetch_failed(&what, error);
-                fetched
-                    .map(StdFile::from)
-                    .map_err(failed)
-                    .map_err(|failure| (failure.errno(), failure.reason().to_owned()))
-            });
-            let file = match file {
-                Ok(file) => file,
-                Err((errno, reason)) => return Err(Failure::new(*errno, reason.as_str())),
+        // Where all are empty there is no file of them.
+        if length == 0 {
+            return Ok(Vec::new());
+        }
+        let what = format!("the kept bytes (token {BYTES_TOKEN} of the kernel session luod)");
+        let first = self.bytes_of(&self.bytes, BYTES_TOKEN, &what);
+        let failure =
+            match first.and_then(|file| read(file, &what, handle, offset, length, checksum)) {
+                Ok(bytes) => return Ok(bytes),
+                Err(failure) => failure,
             };
-            file.read_exact_at(&mut bytes, offset)
-                .map_err(|error| words::failed("kept bytes cannot be read", error))?;
-        }
-        if luo_abi::arena::checksum(&bytes) != checksum {
-            let reason = format!("kept bytes {:#x} are damaged: wrong checksum", handle.0);
-            return Err(Failure::new(Errno::Io, reason));
-        }
+        // Not of everything there is a copy; where there is none, the first
+        // failure is what counts.
+        let copy = "their copy (token 3)";
+        let second = self.bytes_of(&self.copy, BYTES_COPY_TOKEN, copy);
+        let Ok(bytes) = second.and_then(|file| read(file, copy, handle, offset, length, checksum))
+        else {
+            return Err(failure);
+        };
+        let told = format!("{}; {copy} are not, and were used", failure.reason());
+        self.mended.lock().unwrap_or_else(PoisonError::into_inner).push(told);
         Ok(bytes)
+    }
+
+    fn bytes_of<'a>(
+        &'a self,
+        place: &'a OnceLock<Result<StdFile, (Errno, String)>>,
+        token: u64,
+        what: &str,
+    ) -> Result<&'a StdFile, Failure> {
+        let file = place.get_or_init(|| match self.agent.fetch(token) {
+            Ok(file) => Ok(StdFile::from(file)),
+            Err(error) => {
+                let failure = words::fetch_failed(what, error);
+                Err((failure.errno(), failure.reason().to_owned()))
+            }
+        });
+        file.as_ref().map_err(|(errno, reason)| Failure::new(*errno, reason.as_str()))
+    }
+
+    pub(super) fn take_mended(&self) -> Vec<String> {
+        std::mem::take(&mut self.mended.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Finishes every session, that of the catalogue last: as long as one is not finished, it can
@@ -218,6 +260,28 @@ impl Incoming {
         }
         failed
     }
+}
+
+/// Reads kept bytes from one of the files that have them.
+fn read(
+    file: &StdFile,
+    what: &str,
+    handle: Handle,
+    offset: u64,
+    length: u64,
+    checksum: u64,
+) -> Result<Vec<u8>, Failure> {
+    let len = usize::try_from(length).map_err(|error| {
+        Failure::new(Errno::NoMem, "kept bytes do not fit into memory").because(error)
+    })?;
+    let mut bytes = vec![0; len];
+    file.read_exact_at(&mut bytes, offset)
+        .map_err(|error| words::failed(&format!("{what} cannot be read"), error))?;
+    if luo_abi::arena::checksum(&bytes) == checksum {
+        return Ok(bytes);
+    }
+    let reason = format!("{what} are damaged at {:#x}: wrong checksum", handle.0);
+    Err(Failure::new(Errno::Io, reason))
 }
 
 fn text(name: &Name) -> String {

@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use luo_abi::liveupdate::{
-    self, AGENT_SESSION, BYTES_TOKEN, CATALOGUE_TOKEN, Catalogue, KERNEL_NAME_MAX, OWN_TOKENS,
-    Object, Place, SESSION_PREFIX, ioctl::Name,
+    self, AGENT_SESSION, BYTES_COPY_TOKEN, BYTES_TOKEN, CATALOGUE_COPY_TOKEN, CATALOGUE_TOKEN,
+    COPIED_MAX, Catalogue, KERNEL_NAME_MAX, OWN_TOKENS, Object, Place, SESSION_PREFIX, ioctl::Name,
 };
 use luo_core::{Errno, Failure, File, Handle, Identity};
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -52,7 +52,7 @@ struct Inner {
 enum Kept {
     Memory { own: Arc<Own>, token: u64, length: u64 },
     Live { own: Arc<Own>, token: u64 },
-    Bytes(Arc<[u8]>),
+    Bytes { bytes: Arc<[u8]>, twice: bool },
 }
 
 #[derive(Default)]
@@ -73,8 +73,12 @@ pub(super) struct Outgoing {
     pub(super) clients: Clients,
 }
 
-/// Kept bytes, in their order.
-type Parts = Vec<Arc<[u8]>>;
+/// Kept bytes, in their order: those that are laid down twice come first.
+#[derive(Default)]
+struct Parts {
+    twice: Vec<Arc<[u8]>>,
+    others: Vec<Arc<[u8]>>,
+}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -153,8 +157,10 @@ impl Outgoing {
         }
     }
 
-    pub(super) fn keep_bytes(&self, bytes: &[u8]) -> Handle {
-        self.insert(Kept::Bytes(bytes.into()))
+    /// `common`: they belong to no session, so that without them more than one is lost.
+    pub(super) fn keep_bytes(&self, bytes: &[u8], common: bool) -> Handle {
+        let twice = common || bytes.len() <= COPIED_MAX;
+        self.insert(Kept::Bytes { bytes: bytes.into(), twice })
     }
 
     /// The memory is shared with its owner: only its length can have changed.
@@ -180,31 +186,38 @@ impl Outgoing {
     /// What is kept under a handle, where it is bytes: for who asks before the update.
     pub(super) fn bytes(&self, handle: Handle) -> Option<Vec<u8>> {
         match lock(&self.table).objects.get(&handle.0) {
-            Some(Kept::Bytes(bytes)) => Some(bytes.to_vec()),
+            Some(Kept::Bytes { bytes, .. }) => Some(bytes.to_vec()),
             _ => None,
         }
     }
 
     /// Writes down what is where, and the handover.
     pub(super) fn commit(&self, kernel: &dyn Kernel, handover: &[u8]) -> Result<(), Failure> {
-        let (catalogue, bytes) = self.describe(handover)?;
-        let catalogue = memory_file("luo-catalogue", &[&catalogue.encode()])?;
-        let bytes = match bytes.is_empty() {
-            true => None,
-            false => {
-                let parts: Vec<&[u8]> = bytes.iter().map(|part| &**part).collect();
-                Some(memory_file("luo-bytes", &parts)?)
+        let (catalogue, Parts { twice, others }) = self.describe(handover)?;
+        let catalogue = [&*catalogue.encode()];
+        let twice: Vec<&[u8]> = twice.iter().map(|part| &**part).collect();
+        let bytes: Vec<&[u8]> =
+            twice.iter().copied().chain(others.iter().map(|part| &**part)).collect();
+        // The catalogue last: where it is, all that it speaks of is.
+        let all: [(u64, &str, &[&[u8]]); 4] = [
+            (BYTES_TOKEN, "luo-bytes", &bytes),
+            (BYTES_COPY_TOKEN, "luo-bytes-copy", &twice),
+            (CATALOGUE_COPY_TOKEN, "luo-catalogue-copy", &catalogue),
+            (CATALOGUE_TOKEN, "luo-catalogue", &catalogue),
+        ];
+        let mut files = Vec::new();
+        for (token, name, parts) in all {
+            if !parts.is_empty() {
+                files.push((token, memory_file(name, parts)?));
             }
-        };
+        }
         // Its name is taken as long as it is there.
         drop(lock(&self.table).agent.take());
         let name = kernel_name(AGENT_SESSION.as_bytes())?;
         let agent = create_agent(kernel, name)?;
-        // The catalogue last: where it is, all that it speaks of is.
-        for (token, file) in [(BYTES_TOKEN, bytes.as_ref()), (CATALOGUE_TOKEN, Some(&catalogue))] {
-            let Some(file) = file else { continue };
+        for (token, file) in &files {
             agent
-                .preserve(token, file.as_fd())
+                .preserve(*token, file.as_fd())
                 .map_err(|error| words::preserve_failed(file, AGENT_SESSION, error))?;
         }
         lock(&self.table).agent = Some(agent);
@@ -215,7 +228,7 @@ impl Outgoing {
         let table = lock(&self.table);
         let mut numbers: HashMap<*const Own, u32> = HashMap::new();
         let mut catalogue = Catalogue { handover: handover.to_vec(), ..Catalogue::default() };
-        let mut parts = Vec::new();
+        let mut parts = Parts::default();
         for (own, _) in table.sessions.values() {
             let number = u32::try_from(catalogue.sessions.len())
                 .map_err(|_| Failure::new(Errno::TooBig, "more kernel sessions than can be"))?;
@@ -225,7 +238,10 @@ impl Outgoing {
         // Nothing in them is in the catalogue: the next agent retrieves them, and no more.
         catalogue.sessions.extend(self.clients.all().into_iter().map(|(name, _)| name));
         let number = |own: &Arc<Own>| numbers.get(&Arc::as_ptr(own)).copied();
-        for (handle, kept) in &table.objects {
+        let is_twice = |kept: &Kept| matches!(kept, Kept::Bytes { twice: true, .. });
+        let (first, then): (Vec<_>, Vec<_>) =
+            table.objects.iter().partition(|(_, kept)| is_twice(kept));
+        for (handle, kept) in first.into_iter().chain(then) {
             let place =
                 match kept {
                     Kept::Memory { own, token, length } => number(own)
@@ -233,11 +249,12 @@ impl Outgoing {
                     Kept::Live { own, token } => {
                         number(own).map(|session| Place::Live { session, token: *token })
                     }
-                    Kept::Bytes(bytes) => {
+                    Kept::Bytes { bytes, twice } => {
                         let (offset, length) = (catalogue.bytes, bytes.len() as u64);
                         catalogue.bytes += length;
+                        let part = if *twice { &mut parts.twice } else { &mut parts.others };
                         if length > 0 {
-                            parts.push(Arc::clone(bytes));
+                            part.push(Arc::clone(bytes));
                         }
                         let checksum = luo_abi::arena::checksum(bytes);
                         Some(Place::Bytes { offset, length, checksum })

@@ -32,6 +32,7 @@ use super::access::Access;
 use super::carriers::{Carriers, Shared};
 use super::clients::Clients;
 use super::custody::{Custody, Ticket, space};
+use super::moments;
 use super::participants::Participants;
 use super::persist::Persisted;
 use super::refusal::Refusal;
@@ -570,7 +571,7 @@ impl Host {
         // Only what a transition takes is told to anybody.
         let start = call.transition().map(|_| Instant::now());
         let carrier = self.carriers.through(call.carrier());
-        let ran = std::panic::catch_unwind(AssertUnwindSafe(|| call.run(&*carrier)));
+        let ran = std::panic::catch_unwind(AssertUnwindSafe(|| run(call, &*carrier)));
         let outcome = ran.unwrap_or_else(|_| Outcome::failed(no_result()));
         if let Some(start) = start {
             self.time(call.transition(), call.phase(), call.location(), start, Instant::now());
@@ -593,12 +594,18 @@ impl Host {
                 (call, carrier)
             })
             .collect();
+        // A handover that outlives this worker is noted before it is laid down: the next one looks for
+        // it only where it was noted.
+        let commits = |(call, _): &(Call<_>, _)| {
+            call.phase() == Phase::Depart && call.carrier() != CarrierId::NEAR
+        };
+        let noted = calls.iter().any(commits).then(|| self.commit());
         let (sender, mut receiver) = mpsc::unbounded_channel();
         self.running.set(self.running.get() + 1);
-        tokio::task::spawn_blocking(move || {
+        let run = move || {
             for (call, carrier) in calls {
                 let start = Instant::now();
-                let outcome = call.run(&*carrier);
+                let outcome = run(&call, &*carrier);
                 let done = Done { id: call.id(), outcome, start, end: Instant::now() };
                 // Who learns of the end may open the arena again at once: it is let go of before.
                 drop(carrier);
@@ -606,9 +613,32 @@ impl Host {
                     return;
                 }
             }
-        });
+        };
         let host = Rc::clone(self);
+        let waiting = match noted {
+            Some(ticket) => Some((ticket, run)),
+            None => {
+                tokio::task::spawn_blocking(run);
+                None
+            }
+        };
         tokio::task::spawn_local(async move {
+            if let Some((ticket, run)) = waiting {
+                match ticket.await {
+                    Ok(()) => {
+                        tokio::task::spawn_blocking(run);
+                    }
+                    Err(refusal) => {
+                        // With it goes what would tell of an outcome.
+                        drop(run);
+                        for (id, _) in open.drain() {
+                            let reason = format!("it cannot be noted: {}", refusal.reason());
+                            let failure = Failure::new(luo_core::Errno::Io, reason);
+                            host.answered(id, Outcome::failed(failure));
+                        }
+                    }
+                }
+            }
             let copying = Arc::clone(&host.carriers.copying);
             let mut beats = copying.beats();
             loop {
@@ -732,11 +762,14 @@ impl Host {
             }
             return;
         }
+        let event = ended.report.event.name();
+        moments::reach("ended", event);
         self.note_departure(&ended.report);
         let ticket = self.commit();
         let host = Rc::clone(self);
         tokio::task::spawn_local(async move {
             let kept = ticket.await.map(|()| ended);
+            moments::reach("kept", event);
             if kept.is_ok() {
                 host.end_arrival().await;
             }
@@ -766,6 +799,14 @@ impl Host {
             self.tell("failure", None, format!("{} goes on without: {error}", report.event));
         }
     }
+}
+
+/// Runs a handler call.
+fn run(call: &Call<HostFile>, carrier: &Shared) -> Outcome<HostFile> {
+    moments::reach("call", call.phase().name());
+    let outcome = call.run(carrier);
+    moments::reach("called", call.phase().name());
+    outcome
 }
 
 /// A failed transition is a refusal.

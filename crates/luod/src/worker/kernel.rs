@@ -29,6 +29,7 @@ use super::carriers::{Copying, LIVEUPDATE};
 use super::client_session;
 use super::custody::{Custody, space};
 use super::host::Host;
+use super::moments;
 use super::refusal::Refusal;
 use super::{Ended, Until, WorkerError, take_slots};
 use crate::config::{Config, LiveUpdate};
@@ -99,6 +100,7 @@ async fn retrieve(
 ) -> Result<Flow<Vec<std::io::Result<()>>>, WorkerError> {
     let mut answers = Vec::new();
     for name in names {
+        moments::reach("kernel", "retrieve");
         let copy = rustix::io::fcntl_dupfd_cloexec(device, 0);
         let copy = copy.map_err(|errno| StoreError::system("the device")(errno.into()))?;
         let key = table.allocate(space::CAME);
@@ -166,6 +168,7 @@ pub(crate) async fn begin(
             return Ok(Flow::Continue(Opened { carrier: Err(failure), failed }));
         }
     };
+    moments::reach("kernel", "begin");
     let agent = Name::new(AGENT_SESSION.as_bytes());
     let fresh = [space::MACHINE, space::SESSION, space::FILE, space::CAME]
         .into_iter()
@@ -187,13 +190,26 @@ pub(crate) async fn begin(
     }
     let arrived = match agent.and_then(|agent| find(table, agent)) {
         None => None,
-        Some(agent) => match adopt(&agent).map_err(device_failed).and_then(Arrived::new) {
-            Ok(arrived) => Some(arrived),
-            Err(failure) => {
-                failed = Some(failure.reason().to_owned());
-                None
+        Some(agent) => {
+            moments::reach("kernel", "read");
+            match adopt(&agent).map_err(device_failed).and_then(Arrived::new) {
+                Ok(arrived) => {
+                    failed = arrived.mended.clone().or(failed);
+                    Some(arrived)
+                }
+                // The worker before has finished it, this one last, and died before it let go.
+                Err(failure) if !fresh && failure.errno() == luo_core::Errno::NoEnt => {
+                    for key in table.keys(space::CAME) {
+                        table.forget(key);
+                    }
+                    None
+                }
+                Err(failure) => {
+                    failed = Some(failure.reason().to_owned());
+                    None
+                }
             }
-        },
+        }
     };
     let arrived = match arrived {
         None => None,
@@ -311,6 +327,13 @@ impl Host {
         }
     }
 
+    /// What of the kernel's part was damaged, and could be had all the same.
+    pub(crate) fn tell_mended(&self) {
+        for text in self.carriers.liveupdate().iter().flat_map(|carrier| carrier.take_mended()) {
+            self.tell("failure", None, text);
+        }
+    }
+
     /// Before the departure is taken back: from here nobody but this worker holds the kernel
     /// sessions, so that the next kernel finds no handover once the framework has let go of it.
     pub(crate) async fn take_departure_back(&self) -> Result<(), Refusal> {
@@ -329,6 +352,7 @@ impl Host {
         };
         // What nobody has fetched is freed, which may take a while.
         let failed = tokio::task::spawn_blocking(move || carrier.end()).await.unwrap_or_default();
+        moments::reach("kernel", "finished");
         for failure in failed {
             self.tell("failure", None, failure.reason().to_owned());
         }

@@ -19,6 +19,7 @@ mod custody;
 pub mod fuzzing;
 mod host;
 mod kernel;
+mod moments;
 mod needs;
 mod participants;
 mod persist;
@@ -269,6 +270,7 @@ impl Host {
         if let Some(carrier) = self.departed {
             self.timeline.arrives();
             let arrived = self.run_through(CycleEvent::Arrive, carrier).await;
+            self.tell_mended();
             arrived.map_err(|refusal| format!("not arrived: {}", refusal.reason()))?;
             self.tell("state", None, "arrived".to_owned());
             return Ok(());

@@ -3,10 +3,10 @@
 
 use luo_lab_agent::End;
 
-use super::guest::{self, PATIENT};
+use super::guest::{self, PATIENT, READY};
 use super::medium::Medium;
 use super::must;
-use crate::failure::Result;
+use crate::failure::{Context as _, Result};
 use crate::lab::machine::{Config, Machine};
 use crate::lab::{Kernel, Lab};
 
@@ -52,6 +52,64 @@ pub(super) fn arena(lab: &Lab) -> Result<String> {
     // luod goes on, without the arena's help.
     keep(&machine)?;
     Ok("17 of 18 files came back; the catalogue's damage was named".into())
+}
+
+/// Between two kernels every byte of the catalogue and of the kept bytes changes, and of one record the
+/// copy too: that one is lost, and nothing else. Then the catalogue's copy changes as well.
+pub(super) fn liveupdate(lab: &Lab) -> Result<String> {
+    const NEAR: Medium = Medium::Liveupdate;
+    let mut machine = Machine::start(lab, &Config::new(Kernel::Own))?;
+    let luod = guest::start_luod(&machine, "")?;
+    keep(&machine)?;
+    NEAR.depart(&machine, luod)?;
+    let luod = relay(&mut machine, &["0", "1", "--record", "s1", RECORD])?;
+    let log = guest::luod_log(&machine);
+    must(
+        log.contains("the catalogue (token 0") && log.contains("its copy (token 2) is not"),
+        || format!("luod does not say that the catalogue was damaged: {log}"),
+    )?;
+    must(log.contains("the kept bytes (token 1") && log.contains("their copy (token 3)"), || {
+        format!("luod does not say that kept bytes were damaged: {log}")
+    })?;
+    guest::client(&machine, None, &["take", "s", "--to=1", "--files=6"])?;
+    let one = ["take", "s", "--from=1", "--to=2", "--files=6", "--damaged", RECORD];
+    let said = guest::client(&machine, None, &one)?;
+    must(said.contains("5 files compared") && said.contains("damaged"), || {
+        format!("the client says {said}")
+    })?;
+    guest::client(&machine, None, &["take", "s", "--from=2", "--to=3", "--files=6"])?;
+    guest::luoctl(&machine, &["finish"])?;
+
+    // Where nothing is left the machine comes up all the same, and goes on.
+    keep(&machine)?;
+    NEAR.depart(&machine, luod)?;
+    relay(&mut machine, &["0", "2"])?;
+    let log = guest::luod_log(&machine);
+    must(log.contains("token 0") && log.contains("its copy (token 2) is damaged"), || {
+        format!("luod does not say what is damaged: {log}")
+    })?;
+    let status = guest::luoctl(&machine, &["status"])?;
+    must(status.contains("normal"), || format!("luod found a handover: {status}"))?;
+    keep(&machine)?;
+    guest::luoctl(&machine, &["prepare", "--carrier", "liveupdate"])?;
+    guest::luoctl(&machine, &["cancel"])?;
+    Ok("17 of 18 files came back; then none, with both catalogues named".into())
+}
+
+/// Two kexecs, between which everything that luod has left is taken and left again, with these tokens
+/// of the session `luod` damaged: the next luod.
+fn relay(machine: &mut Machine<'_>, damaged: &[&str]) -> Result<u32> {
+    const LOG: &str = "/run/lab/relay.log";
+    machine.load(Kernel::Own)?;
+    machine.kexec()?;
+    machine.spawn(&[&["luo-lab-client", "relay"], damaged].concat(), LOG)?;
+    machine.until_ok(&["grep", "-q", "held", LOG], READY).context(|| {
+        let said = machine.pull(LOG).unwrap_or_default();
+        format!("the relay says {}", String::from_utf8_lossy(&said))
+    })?;
+    machine.load(Kernel::Own)?;
+    machine.kexec()?;
+    guest::start_luod(machine, "")
 }
 
 /// Three sessions of six files.

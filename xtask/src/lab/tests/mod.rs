@@ -3,14 +3,17 @@
 use super::{Lab, guest, medium, must};
 use crate::failure::{Failed, Result};
 
+mod bench;
 mod boot;
 mod cross;
 mod damaged;
 mod demo;
+mod killed;
 mod many;
 mod own;
 mod selftests;
 mod tcp;
+mod traps;
 
 /// A test.
 pub(super) struct Test {
@@ -55,6 +58,30 @@ pub(super) const ALL: &[Test] = &[
         name: "selftest-kexec",
         about: "the kernel's own test of its orchestrator passes over a kexec",
         run: selftests::kexec_simple,
+        selftests: true,
+    },
+    Test {
+        name: "selftest-multi-session",
+        about: "the kernel's own test of several sessions passes over a kexec",
+        run: selftests::multi_session,
+        selftests: true,
+    },
+    Test {
+        name: "selftest-stress-files",
+        about: "the kernel's own test of 500 files passes over a kexec",
+        run: selftests::stress_files,
+        selftests: true,
+    },
+    Test {
+        name: "selftest-stress-sessions",
+        about: "the kernel's own test of many sessions passes over a kexec",
+        run: selftests::stress_sessions,
+        selftests: true,
+    },
+    Test {
+        name: "selftest-beside-luod",
+        about: "beside luod the kernel's own tests get EBUSY and do no damage",
+        run: selftests::beside_luod,
         selftests: true,
     },
     Test {
@@ -118,15 +145,57 @@ pub(super) const ALL: &[Test] = &[
         selftests: false,
     },
     Test {
-        name: "tcp-arena",
-        about: "100 TCP connections go on over a kexec, through an arena on /dev/pmem0",
-        run: tcp::arena,
-        selftests: false,
-    },
-    Test {
         name: "damaged-arena",
         about: "after a byte in /dev/pmem0 changed, what it is not part of comes back",
         run: damaged::arena,
+        selftests: false,
+    },
+    Test {
+        name: "damaged-liveupdate",
+        about: "with token 0 garbled everything comes back, with its copy too the machine comes up",
+        run: damaged::liveupdate,
+        selftests: false,
+    },
+    Test {
+        name: "killed-liveupdate",
+        about: "luod killed at each moment of an update through /dev/liveupdate loses nothing",
+        run: killed::liveupdate,
+        selftests: false,
+    },
+    Test {
+        name: "killed-arena",
+        about: "luod killed at each moment of an update through an arena loses nothing",
+        run: killed::arena,
+        selftests: false,
+    },
+    Test {
+        name: "trap-close",
+        about: "closing a retrieved kernel session finishes it",
+        run: traps::close,
+        selftests: false,
+    },
+    Test {
+        name: "trap-twice",
+        about: "the kernel gives a session once: EINVAL",
+        run: traps::twice,
+        selftests: false,
+    },
+    Test {
+        name: "trap-final",
+        about: "a file that could not be made again once never can",
+        run: traps::last,
+        selftests: false,
+    },
+    Test {
+        name: "trap-freezes",
+        about: "preserving freezes a memfd's size and fills its holes",
+        run: traps::freezes,
+        selftests: false,
+    },
+    Test {
+        name: "trap-words",
+        about: "the kernel's vague errors become sentences",
+        run: traps::words,
         selftests: false,
     },
     Test {
@@ -151,6 +220,18 @@ pub(super) const ALL: &[Test] = &[
         name: "luoctl-arena",
         about: "`luoctl kexec load` and `luoctl reboot` take kv through an arena on /dev/pmem0",
         run: cross::reboot_arena,
+        selftests: false,
+    },
+    Test {
+        name: "bench-blackout",
+        about: "how long kv is away over a kexec, beside a cold boot and a reload from disk",
+        run: bench::blackout,
+        selftests: false,
+    },
+    Test {
+        name: "bench-files",
+        about: "what each of 100, 1,000 and 4,000 files costs, beside the kernel alone",
+        run: bench::files,
         selftests: false,
     },
 ];
