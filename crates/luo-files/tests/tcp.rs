@@ -6,7 +6,7 @@ mod common;
 mod namespace;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use luo_carriers::{HostFile, closer};
 use luo_core::{Errno, Handle, Handler, Keep, Recall};
 use luo_files::TcpHandler;
 use luo_sys::tcp;
-use namespace::in_network_namespace;
+use namespace::{in_network_namespace, without_any_network};
 use rustix::net::sockopt;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -354,6 +354,48 @@ fn it_is_put_together_where_there_is_no_network_yet() {
             assert_eq!(back.peer_addr().unwrap().ip(), far[1]);
             assert_eq!(tcp::state(&back).unwrap(), tcp::TcpState::Established);
             assert!(!namespace::is_reachable(far[1]), "the route stays");
+        }
+    });
+}
+
+#[test]
+fn it_has_its_own_address_in_a_system_that_never_had_any() {
+    without_any_network("it_has_its_own_address_in_a_system_that_never_had_any", || {
+        let address = |ip: [u8; 4], port| {
+            SocketAddrV6::new(std::net::Ipv4Addr::from(ip).to_ipv6_mapped(), port, 0, 0)
+        };
+        let record = TcpRecord {
+            flags: TcpRecord::SACK,
+            local: address([192, 0, 2, 1], 80),
+            remote: address([198, 51, 100, 2], 5_000),
+            mss: 1_460,
+            send_scale: 0,
+            receive_scale: 0,
+            send_sequence: 1_000,
+            receive_sequence: 2_000,
+            timestamp: 0,
+            send_update: 2_000,
+            send_window: 8_192,
+            send_window_max: 8_192,
+            receive_window: 8_192,
+            receive_update: 2_000,
+            unread: 0,
+            unread_length: 0,
+            written: 0,
+            written_length: 0,
+            unsent_length: 0,
+            congestion: Vec::new(),
+            options: Vec::new(),
+        };
+        let carrier = Copier::default();
+        for port in 80..90 {
+            let mut record = record.clone();
+            record.local.set_port(port);
+            let data = carrier.keep_bytes(&record.encode().unwrap()).unwrap();
+            let back = stream(&retrieved(data.0, &carrier));
+            let local = SocketAddr::from(([192, 0, 2, 1], port));
+            assert_eq!(back.local_addr().unwrap(), local);
+            assert_eq!(back.peer_addr().unwrap(), SocketAddr::from(([198, 51, 100, 2], 5_000)));
         }
     });
 }

@@ -17,11 +17,11 @@ use luo_core::Failure;
 use luo_sys::tcp::{self, TcpQueue, TcpTerms, TcpWindow};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::net::{
-    AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, bind, connect, ipproto, send,
-    shutdown, socket_with, sockopt,
+    AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, bind, connect, getsockname,
+    ipproto, send, shutdown, socket_with, sockopt,
 };
 
-use super::route::Route;
+use super::route::{self, Route};
 use super::{failed, lock, options};
 
 /// So much is put into a queue at once.
@@ -83,9 +83,14 @@ fn repaired(socket: &OwnedFd, record: &TcpRecord, unread: &[u8], written: &[u8])
     tcp::choose_queue(socket, TcpQueue::Receive)?;
     tcp::set_queue_begin(socket, record.receive_sequence.wrapping_sub(record.unread_length))?;
     tcp::choose_queue(socket, TcpQueue::None)?;
+    // Where this user may not, somebody else has done it, or the address below is wrong.
+    let _ = route::loopback();
     luo_sys::set_transparent(socket, true)?;
     bind(socket, &local)?;
     connect_anywhere(socket, remote)?;
+    if getsockname(socket).map(SocketAddr::try_from)? != Ok(local) {
+        return Err(io::ErrorKind::AddrNotAvailable.into());
+    }
     luo_sys::set_transparent(socket, false)?;
     let has = |flag| record.flags & flag != 0;
     tcp::set_terms(

@@ -8,6 +8,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
@@ -37,32 +38,35 @@ const LAST: u32 = u32::MAX;
 
 const HEADER: usize = 16;
 
+/// One at a time: connections have peers in common.
+static ONE: Mutex<()> = Mutex::new(());
+
 /// See the module.
 pub(super) struct Route {
     socket: OwnedFd,
     to: IpAddr,
+    _one: MutexGuard<'static, ()>,
+}
+
+/// Brings up the loopback device. Before that a kernel may have no table of its own addresses, and
+/// takes an address that is to be bound for a broadcast.
+pub(super) fn loopback() -> io::Result<()> {
+    ask(&netlink()?, RTM_NEWLINK, 0, &loopback_up())
+}
+
+fn netlink() -> io::Result<OwnedFd> {
+    // The protocol is NETLINK_ROUTE, which is zero.
+    Ok(socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?)
 }
 
 impl Route {
     pub(super) fn to(to: IpAddr) -> io::Result<Self> {
         // What is mapped is routed as what it is.
         let to = to.to_canonical();
-        let socket = socket_with(
-            AddressFamily::NETLINK,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            // NETLINK_ROUTE, which is zero.
-            None,
-        )?;
-        match ask(&socket, RTM_NEWROUTE, NLM_F_CREATE, &route(to)) {
-            Err(error) if is_down(&error) => {
-                // Whoever sets up this system has not come to it.
-                ask(&socket, RTM_NEWLINK, 0, &loopback_up())?;
-                ask(&socket, RTM_NEWROUTE, NLM_F_CREATE, &route(to))?;
-            }
-            done => done?,
-        }
-        Ok(Self { socket, to })
+        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let socket = netlink()?;
+        ask(&socket, RTM_NEWROUTE, NLM_F_CREATE, &route(to))?;
+        Ok(Self { socket, to, _one: one })
     }
 }
 
@@ -71,11 +75,6 @@ impl Drop for Route {
         // It is the last of all routes, and leads nowhere: one that stays does as little as none.
         let _ = ask(&self.socket, RTM_DELROUTE, 0, &route(self.to));
     }
-}
-
-fn is_down(error: &io::Error) -> bool {
-    let down = [rustix::io::Errno::NETDOWN, rustix::io::Errno::NETUNREACH];
-    down.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 fn attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {

@@ -10,6 +10,15 @@ const INSIDE: &str = "LUO_TEST_NAMESPACE";
 /// Runs the body of the test of that name, once, in a network namespace in which nothing but the
 /// loopback device is there. Where this user may not have one it says so, loudly.
 pub(crate) fn in_network_namespace(name: &str, body: impl FnOnce()) {
+    in_namespace(name, "ip link set lo up && exec \"$@\"", body);
+}
+
+/// The same, and not even the loopback device is up.
+pub(crate) fn without_any_network(name: &str, body: impl FnOnce()) {
+    in_namespace(name, "exec \"$@\"", body);
+}
+
+fn in_namespace(name: &str, script: &str, body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
         return body();
     }
@@ -18,9 +27,8 @@ pub(crate) fn in_network_namespace(name: &str, body: impl FnOnce()) {
     if !rustix::process::geteuid().is_root() {
         command.arg("--map-root-user");
     }
-    let up = "ip link set lo up && exec \"$@\"";
     let test = std::env::current_exe().expect("the test's own path");
-    command.args(["sh", "-c", up, "sh"]).arg(test).args([name, "--exact", "--nocapture"]);
+    command.args(["sh", "-c", script, "sh"]).arg(test).args([name, "--exact", "--nocapture"]);
     let output = match command.env(INSIDE, "1").output() {
         Ok(output) => output,
         Err(error) => return println!("SKIPPED: `unshare` cannot be run: {error}"),
