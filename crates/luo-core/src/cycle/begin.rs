@@ -135,15 +135,25 @@ impl<F: File> Orchestrator<F> {
     /// A subsystem whose late call has not returned keeps a new update from beginning only if it
     /// is a boot: everything else fails when its turn comes.
     fn no_subsystem_busy(&self) -> Result<(), Error> {
-        let booting = |sub: &&crate::subsystems::Sub<F>| {
-            sub.call.is_some() && !sub.doomed && self.state == State::Updated
-        };
-        match self.subsystems.iter().find(booting) {
+        match self.booting() {
             Some(sub) => Err(busy("it is still taking its boot data".into())
                 .at(sub.location())
                 .advise("try again when it has")),
             None => Ok(()),
         }
+    }
+
+    /// Whether a subsystem is still taking its boot data: until it has, nothing can be finished.
+    #[must_use]
+    pub fn is_booting(&self) -> bool {
+        self.booting().is_some()
+    }
+
+    fn booting(&self) -> Option<&crate::subsystems::Sub<F>> {
+        let booting = |sub: &&crate::subsystems::Sub<F>| {
+            sub.call.is_some() && !sub.doomed && self.state == State::Updated
+        };
+        self.subsystems.iter().find(booting)
     }
 
     fn handover_not_busy(&self) -> Result<(), Error> {

@@ -400,6 +400,26 @@ impl Host {
         succeeded(self.begin(Purpose::Finish(id, request), start)?.end().await?).map(drop)
     }
 
+    /// A participant that has just come may be taking its boot data: who finishes now waits for that, as
+    /// long as the participant may take for it, and is refused then.
+    pub(crate) async fn participants_have_booted(&self) {
+        let wait = Duration::from_millis(self.config.participants.deadline_milliseconds);
+        let booted = async {
+            loop {
+                let changed = self.idle.notified();
+                tokio::pin!(changed);
+                // From here on no change is missed.
+                changed.as_mut().enable();
+                if !self.core.borrow().is_booting() {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        // What is refused then says who is late.
+        let _ = tokio::time::timeout(wait, booted).await;
+    }
+
     /// Begins a transition and waits for its end; a failed one is a refusal.
     pub(crate) async fn run(
         self: &Rc<Self>,

@@ -78,10 +78,13 @@ impl Outcome {
         for step in load.steps.iter().filter(|step| step.served == 0) {
             errors.push(format!("{}: no request was served", step.name));
         }
-        if self.arrival.files != 1 {
+        let gone = self.departure.left_out as u64;
+        // The memory, the listener and the connections; sockets go along where luod may take them apart.
+        if self.arrival.files == 0 || self.arrival.files + gone != self.connections as u64 + 2 {
             errors.push(format!(
-                "{} files came through the arena, and kv has one that can: its memory",
-                self.arrival.files
+                "{} files came through the arena and {gone} did not go along, of kv's memory, its \
+                 listener and its {} connections",
+                self.arrival.files, self.connections
             ));
         }
         if self.arrival.holds_handover {
@@ -122,7 +125,7 @@ impl Outcome {
         }
         format!(
             "{load}\n\n{phases}\n\n{}\n{} connections. The arena's file: {} bytes, of which {} were \
-             in use. {} sockets did not go along, {} file did.\n",
+             in use. {} sockets did not go along; of its files {} did.\n",
             self.machine,
             self.connections,
             table::number(self.arena_bytes),

@@ -163,6 +163,7 @@ impl ManagerService {
                     carry_reclaimed: false,
                 };
                 self.event("finish", move |host| async move {
+                    host.participants_have_booted().await;
                     host.run(|core| core.finish(Scope::Machine, options)).await?.to_protocol()
                 })
             }
@@ -602,6 +603,7 @@ impl ManagerService {
             }
             host.pump();
             host.commit();
+            host.idle.notify_waiters();
         });
         Pending::Stream(receiver)
     }
@@ -611,6 +613,7 @@ impl ManagerService {
         self.host.answered(id, outcome);
         self.host.pump();
         self.host.commit();
+        self.host.idle.notify_waiters();
         Ok(Reply::new(&Nothing {}))
     }
 }
