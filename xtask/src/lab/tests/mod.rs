@@ -145,6 +145,12 @@ pub(super) const ALL: &[Test] = &[
         selftests: false,
     },
     Test {
+        name: "tcp-arena",
+        about: "100 TCP connections go on over a kexec, through an arena on /dev/pmem0",
+        run: tcp::arena,
+        selftests: false,
+    },
+    Test {
         name: "damaged-arena",
         about: "after a byte in /dev/pmem0 changed, what it is not part of comes back",
         run: damaged::arena,

@@ -30,6 +30,10 @@ pub(super) fn liveupdate(lab: &Lab) -> Result<String> {
     cross(lab, Medium::Liveupdate, Kernel::Own)
 }
 
+pub(super) fn arena(lab: &Lab) -> Result<String> {
+    cross(lab, Medium::Pmem, Kernel::Stock)
+}
+
 fn cross(lab: &Lab, medium: Medium, kernel: Kernel) -> Result<String> {
     let mut config = Config::new(kernel);
     config.append.push_str(&luod_first(medium));
