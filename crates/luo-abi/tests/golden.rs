@@ -14,7 +14,8 @@ use luo_abi::{
         MemfdRecord, OpenFlags, OptionRecord, PathRecord, PipeEnd, PipeMaker, PipeRecord, Reading,
         Record, RememberedFailure, SessionRecord, SharedRecord, SignalfdRecord, SocketFamily,
         SocketKind, SocketRecord, SocketState, SubsystemData, SubsystemRecord, TimelineArrival,
-        TimelineName, TimelineRecord, TimelineSpan, TimerfdRecord,
+        TimelineName, TimelineRecord, TimelineSpan, TimerfdRecord, UnixEnd, UnixMaker, UnixMessage,
+        UnixRecord,
     },
 };
 
@@ -432,4 +433,39 @@ fn socket_v1() {
     };
     assert_eq!(record.encode().unwrap(), golden);
     assert_eq!(SocketRecord::decode(golden), Ok(record));
+}
+
+#[test]
+fn unix_v1() {
+    let golden = include_bytes!("golden/unix-v1.bin");
+    let own = UnixEnd {
+        nonblocking: true,
+        reads_no_more: false,
+        writes_no_more: true,
+        options: vec![OptionRecord { level: 1, name: 16, value: vec![1, 0, 0, 0] }],
+        messages: vec![
+            UnixMessage { bytes: b"one".to_vec(), files: vec![0x1a, 0x1b] },
+            UnixMessage::default(),
+        ],
+    };
+    let other = UnixEnd {
+        nonblocking: false,
+        reads_no_more: true,
+        writes_no_more: false,
+        options: Vec::new(),
+        messages: Vec::new(),
+    };
+    let record = UnixRecord::Maker(UnixMaker {
+        kind: SocketKind::Packets,
+        uid: 1000,
+        gid: 100,
+        own,
+        other: Some((0x2a, other)),
+    });
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(UnixRecord::decode(golden), Ok(record));
+    let along = UnixRecord::Along { maker: 0x0102_0304_0506_0708 };
+    let bytes = along.encode().unwrap();
+    assert_eq!((bytes.len(), bytes[24]), (28, 2));
+    assert_eq!(UnixRecord::decode(&bytes), Ok(along));
 }

@@ -14,6 +14,7 @@ use luo_abi::{
         MemfdRecord, OpenFlags, OptionRecord, PathRecord, PipeEnd, PipeMaker, PipeRecord, Record,
         RecordError, RememberedFailure, SessionRecord, SharedRecord, SignalfdRecord, SocketFamily,
         SocketKind, SocketRecord, SocketState, SubsystemData, SubsystemRecord, TimerfdRecord,
+        UnixEnd, UnixMaker, UnixMessage, UnixRecord,
     },
 };
 
@@ -325,7 +326,24 @@ fn mutated_records_of_files_do_no_harm() {
         options: vec![OptionRecord { level: 1, name: 2, value: vec![1, 0, 0, 0] }],
         name: Vec::new(),
     };
-    let seeds: [(Vec<u8>, Again); 7] = [
+    let end = UnixEnd {
+        nonblocking: true,
+        reads_no_more: false,
+        writes_no_more: true,
+        options: vec![OptionRecord { level: 1, name: 2, value: vec![1, 0, 0, 0] }],
+        messages: vec![UnixMessage { bytes: vec![1, 2], files: vec![3] }],
+    };
+    let unix = UnixMaker {
+        kind: SocketKind::Stream,
+        uid: 1,
+        gid: 2,
+        own: end.clone(),
+        other: Some((7, end)),
+    };
+    let seeds: [(Vec<u8>, Again); 8] = [
+        (UnixRecord::Maker(unix).encode().unwrap(), |bytes| {
+            UnixRecord::decode(bytes).map(|record| record.encode())
+        }),
         (socket.encode().unwrap(), |bytes| {
             SocketRecord::decode(bytes).map(|record| record.encode())
         }),

@@ -13,6 +13,7 @@
 //! | [`pipe-v1`](PipeHandler) | pipes | bytes |
 //! | [`path-v1`](Path) | files and directories that have a path | bytes |
 //! | [`device-v1`](Device) | devices without a state: `/dev/null` | bytes |
+//! | [`unix-v1`](UnixHandler) | unix sockets that are connected | bytes |
 //! | [`socket-v1`](Socket) | TCP that listens, UDP, unix sockets that listen | bytes |
 //! | [`kernel-live-v1`](KernelHandler) | what the running kernel can keep itself | some live descriptors |
 //!
@@ -34,12 +35,14 @@ mod memfd;
 mod open;
 mod path;
 mod pipe;
+mod queue;
 mod record;
 mod resident;
 mod signalfd;
 mod socket;
 mod tcp;
 mod timerfd;
+mod unix;
 
 use std::sync::Arc;
 
@@ -60,6 +63,7 @@ pub use signalfd::Signalfd;
 pub use socket::Socket;
 pub use tcp::TcpHandler;
 pub use timerfd::Timerfd;
+pub use unix::UnixHandler;
 
 /// Every handler, in the order in which they are to be asked.
 #[must_use]
@@ -76,6 +80,7 @@ pub fn handlers() -> Vec<Arc<dyn Handler<HostFile>>> {
         Arc::new(Anew::<Path>::new()),
         Arc::new(Anew::<Device>::new()),
         Arc::new(TcpHandler),
+        Arc::new(UnixHandler),
         Arc::new(Anew::<Socket>::new()),
         Arc::new(KernelHandler),
     ]

@@ -36,7 +36,8 @@ pub use open::{
     DEVICE_COMPATIBLE, DeviceRecord, EVENTFD_COMPATIBLE, Endpoint, EventfdRecord, LockRecord,
     OpenFlags, OptionRecord, PATH_COMPATIBLE, PIPE_COMPATIBLE, PathRecord, PipeEnd, PipeMaker,
     PipeRecord, SIGNALFD_COMPATIBLE, SOCKET_COMPATIBLE, SignalfdRecord, SocketFamily, SocketKind,
-    SocketRecord, SocketState, TIMERFD_COMPATIBLE, TimerfdRecord,
+    SocketRecord, SocketState, TIMERFD_COMPATIBLE, TimerfdRecord, UNIX_COMPATIBLE, UnixEnd,
+    UnixMaker, UnixMessage, UnixRecord,
 };
 pub use session::{SESSION_RECORD, SessionRecord};
 pub use tcp::{

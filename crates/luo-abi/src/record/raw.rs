@@ -305,4 +305,31 @@ layout! {
         name: U16,
         length: U16,
     }
+
+    /// `unix-v1`, before the maker's end and the other one.
+    Unix {
+        maker: U64,
+        other: U64,
+        uid: U32,
+        gid: U32,
+        role: u8,
+        kind: u8,
+        paired: u8,
+        reserved: u8,
+    }
+
+    /// One end of a unix connection, before its options and messages.
+    UnixEnd {
+        messages: U32,
+        options: U16,
+        nonblocking: u8,
+        shut: u8,
+    }
+
+    /// A message in a queue, before its files and its bytes.
+    UnixMessage {
+        length: U32,
+        files: U16,
+        reserved: [u8; 2],
+    }
 }

@@ -5,14 +5,17 @@
 //! they are read, so that whoever has a record has one that makes sense.
 
 mod events;
+mod options;
 mod path;
 mod pipe;
 mod socket;
+mod unix;
 
 pub use events::{EventfdRecord, SignalfdRecord, TimerfdRecord};
 pub use path::{DeviceRecord, LockRecord, PathRecord};
 pub use pipe::{PipeEnd, PipeMaker, PipeRecord};
 pub use socket::{Endpoint, OptionRecord, SocketFamily, SocketKind, SocketRecord, SocketState};
+pub use unix::{UnixEnd, UnixMaker, UnixMessage, UnixRecord};
 
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
@@ -31,6 +34,8 @@ pub const PIPE_COMPATIBLE: &str = "pipe-v1";
 pub const PATH_COMPATIBLE: &str = "path-v1";
 /// The `compatible` string of sockets that are no connections.
 pub const SOCKET_COMPATIBLE: &str = "socket-v1";
+/// The `compatible` string of unix sockets that are connected to one another.
+pub const UNIX_COMPATIBLE: &str = "unix-v1";
 /// The `compatible` string of devices without a state.
 pub const DEVICE_COMPATIBLE: &str = "device-v1";
 
