@@ -11,6 +11,7 @@
 //! | [`timerfd-v1`](Timerfd) | timers | bytes |
 //! | [`signalfd-v1`](Signalfd) | what signals are read from | bytes |
 //! | [`pipe-v1`](PipeHandler) | pipes | bytes |
+//! | [`deleted-v1`](DeletedHandler) | regular files without a name | memory, bytes |
 //! | [`path-v1`](Path) | files and directories that have a path | bytes |
 //! | [`device-v1`](Device) | devices without a state: `/dev/null` | bytes |
 //! | [`unix-v1`](UnixHandler) | unix sockets that are connected | bytes |
@@ -25,6 +26,7 @@
 //! reason; which type a file is, is looked at only where a carrier cannot hold the file itself.
 
 mod anew;
+mod deleted;
 mod device;
 mod eventfd;
 mod fail;
@@ -38,6 +40,7 @@ mod pipe;
 mod queue;
 mod record;
 mod resident;
+mod siblings;
 mod signalfd;
 mod socket;
 mod tcp;
@@ -50,6 +53,7 @@ use luo_carriers::HostFile;
 use luo_core::Handler;
 
 pub use anew::{Anew, Described};
+pub use deleted::DeletedHandler;
 pub use device::Device;
 pub use eventfd::Eventfd;
 pub use kernel::{KERNEL_LIVE_COMPATIBLE, KernelHandler};
@@ -77,6 +81,7 @@ pub fn handlers() -> Vec<Arc<dyn Handler<HostFile>>> {
         Arc::new(Anew::<Timerfd>::new()),
         Arc::new(Anew::<Signalfd>::new()),
         Arc::new(PipeHandler),
+        Arc::new(DeletedHandler),
         Arc::new(Anew::<Path>::new()),
         Arc::new(Anew::<Device>::new()),
         Arc::new(TcpHandler),

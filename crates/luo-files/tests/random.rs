@@ -6,6 +6,7 @@ mod common;
 use std::io::{Seek, SeekFrom};
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 
 use common::{across, own_ip};
 use luo_sys::SOCKET_OPTIONS;
@@ -43,7 +44,7 @@ impl Random {
 
 /// One file, or several that belong together.
 fn make(random: &mut Random, directory: &std::path::Path) -> Vec<OwnedFd> {
-    match random.below(9) {
+    match random.below(10) {
         0 => {
             let mut flags = EventfdFlags::NONBLOCK;
             flags.set(EventfdFlags::SEMAPHORE, random.yes());
@@ -99,6 +100,18 @@ fn make(random: &mut Random, directory: &std::path::Path) -> Vec<OwnedFd> {
             }
             if random.yes() { vec![one] } else { vec![other, one] }
         }
+        8 => {
+            let path = directory.join("deleted");
+            let mut open = std::fs::File::options();
+            open.read(true).write(true).create(true).truncate(true);
+            let mut file = open.open(&path).unwrap();
+            std::fs::remove_file(path).unwrap();
+            file.write_all_at(&[7; 99], 4096 * random.below(9) as u64).unwrap();
+            file.seek(SeekFrom::Start(random.below(20) as u64)).unwrap();
+            let other = file.as_raw_fd();
+            let other = std::fs::File::open(format!("/proc/self/fd/{other}")).unwrap();
+            if random.yes() { vec![file.into()] } else { vec![other.into(), file.into()] }
+        }
         6 => vec![TcpListener::bind((own_ip(), 0)).unwrap().into()],
         _ => match random.yes() {
             true => vec![UdpSocket::bind((own_ip(), 0)).unwrap().into()],
@@ -130,7 +143,14 @@ fn look(file: &OwnedFd) -> Vec<String> {
         FileType::RegularFile | FileType::CharacterDevice => {
             let stat = fstat(file).unwrap();
             let position = tell(file).unwrap();
-            seen.push(format!("{} {} {} {position}", stat.st_dev, stat.st_ino, stat.st_rdev));
+            if stat.st_nlink == 0 {
+                let mut content = vec![0; stat.st_size as usize];
+                let readable = std::fs::File::from(file.try_clone().unwrap());
+                readable.read_exact_at(&mut content, 0).unwrap();
+                seen.push(format!("{} {position} {}", stat.st_mode, sum(&content)));
+            } else {
+                seen.push(format!("{} {} {} {position}", stat.st_dev, stat.st_ino, stat.st_rdev));
+            }
         }
         _ => {
             let path = format!("/proc/self/fdinfo/{}", file.as_raw_fd());
@@ -142,6 +162,10 @@ fn look(file: &OwnedFd) -> Vec<String> {
         }
     }
     seen
+}
+
+fn sum(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |sum: u64, byte| sum.rotate_left(7) ^ u64::from(*byte))
 }
 
 /// What a unix socket has not read, message by message, and how it stands.
@@ -193,7 +217,8 @@ fn random_sets_of_files_come_back_equal_4() {
 }
 
 fn come_back_equal(seed: u64) {
-    let directory = tempfile::tempdir().unwrap();
+    // On a disk: a deleted file of tmpfs is memory.
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let mut random = Random(seed);
     let mut pipes = 0;
     for _ in 0..SETS {
