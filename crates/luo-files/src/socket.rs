@@ -6,7 +6,7 @@
 //! permissions.
 //!
 //! Reset: FD_CLOEXEC (it is set), what `F_SETOWN` and its like have set, datagrams and connections
-//! that were not taken yet (the record says how many TCP connections waited), how many connections
+//! that were not taken yet (the record says how many connections waited), how many connections
 //! may wait on a unix listener (as many as the machine allows), groups joined for multicast, peer
 //! of a unix socket for datagrams, programs that choose among `SO_REUSEPORT` sockets.
 //!
@@ -208,6 +208,8 @@ fn describe_unix(
     if listens {
         record.state = SocketState::Listening;
         record.backlog = MOST_WAITING;
+        // Where the kernel does not tell, that is no reason to refuse the listener.
+        record.waiting = luo_sys::unix_socket(file).map_or(0, |told| told.waiting);
     } else if record.kind != SocketKind::Datagram {
         return Err(unsupported(
             "a unix socket that does not listen, and is connected to nobody: have the program make \
