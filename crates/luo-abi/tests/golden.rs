@@ -10,11 +10,12 @@ use luo_abi::{
         File, FilesTree, MachineTree, Session, Subsystem, Tokens, write_files, write_machine,
     },
     record::{
-        DeviceRecord, Endpoint, EventfdRecord, FileRecord, Incoming, LockRecord, MachineRecord,
-        MemfdRecord, OpenFlags, OptionRecord, PathRecord, PipeEnd, PipeMaker, PipeRecord, Reading,
-        Record, RememberedFailure, SessionRecord, SharedRecord, SignalfdRecord, SocketFamily,
-        SocketKind, SocketRecord, SocketState, SubsystemData, SubsystemRecord, TimelineArrival,
-        TimelineName, TimelineRecord, TimelineSpan, TimerfdRecord,
+        DeletedEnd, DeletedMaker, DeletedRecord, DeviceRecord, Endpoint, EventfdRecord, FileRecord,
+        Incoming, LockRecord, MachineRecord, MemfdRecord, OpenFlags, OptionRecord, PathRecord,
+        PipeEnd, PipeMaker, PipeRecord, Reading, Record, RememberedFailure, SessionRecord,
+        SharedRecord, SignalfdRecord, SocketFamily, SocketKind, SocketRecord, SocketState,
+        SubsystemData, SubsystemRecord, TimelineArrival, TimelineName, TimelineRecord,
+        TimelineSpan, TimerfdRecord, UnixEnd, UnixMaker, UnixMessage, UnixRecord,
     },
 };
 
@@ -432,4 +433,71 @@ fn socket_v1() {
     };
     assert_eq!(record.encode().unwrap(), golden);
     assert_eq!(SocketRecord::decode(golden), Ok(record));
+}
+
+#[test]
+fn unix_v1() {
+    let golden = include_bytes!("golden/unix-v1.bin");
+    let own = UnixEnd {
+        nonblocking: true,
+        reads_no_more: false,
+        writes_no_more: true,
+        options: vec![OptionRecord { level: 1, name: 16, value: vec![1, 0, 0, 0] }],
+        messages: vec![
+            UnixMessage { bytes: b"one".to_vec(), files: vec![0x1a, 0x1b] },
+            UnixMessage::default(),
+        ],
+    };
+    let other = UnixEnd {
+        nonblocking: false,
+        reads_no_more: true,
+        writes_no_more: false,
+        options: Vec::new(),
+        messages: Vec::new(),
+    };
+    let record = UnixRecord::Maker(UnixMaker {
+        kind: SocketKind::Packets,
+        uid: 1000,
+        gid: 100,
+        own,
+        other: Some((0x2a, other)),
+    });
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(UnixRecord::decode(golden), Ok(record));
+    let along = UnixRecord::Along { maker: 0x0102_0304_0506_0708 };
+    let bytes = along.encode().unwrap();
+    assert_eq!((bytes.len(), bytes[24]), (28, 2));
+    assert_eq!(UnixRecord::decode(&bytes), Ok(along));
+}
+
+#[test]
+fn deleted_v1() {
+    let golden = include_bytes!("golden/deleted-v1.bin");
+    let end = |token, position, open| DeletedEnd {
+        token,
+        position,
+        open: OpenFlags(open),
+        locks: Vec::new(),
+    };
+    let mut own = end(0, 5, OpenFlags::READ);
+    own.locks = vec![LockRecord { start: 1, end: 9, whole: false, exclusive: true }];
+    let record = DeletedRecord::Maker(DeletedMaker {
+        size: 1 << 20,
+        memory: 0x99,
+        filesystem: 7,
+        device: 0x0008_0000_0001,
+        modified: 1_700_000_000_000_000_000,
+        uid: 1000,
+        gid: 100,
+        mode: 0o640,
+        ends: vec![own, end(0x1a, 0, OpenFlags::WRITE | OpenFlags::APPEND)],
+        extents: vec![(0, 4096), (8192, 100)],
+        directory: b"/var/tmp".to_vec(),
+    });
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(DeletedRecord::decode(golden), Ok(record));
+    let along = DeletedRecord::Along { maker: 0x0102_0304_0506_0708 };
+    let bytes = along.encode().unwrap();
+    assert_eq!((bytes.len(), bytes[68]), (72, 2));
+    assert_eq!(DeletedRecord::decode(&bytes), Ok(along));
 }

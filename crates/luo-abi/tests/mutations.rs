@@ -10,10 +10,11 @@ use luo_abi::{
         File, FilesTree, HandoverError, MachineTree, Session, Tokens, write_files, write_machine,
     },
     record::{
-        DeviceRecord, Endpoint, EventfdRecord, FileRecord, Incoming, LockRecord, MachineRecord,
-        MemfdRecord, OpenFlags, OptionRecord, PathRecord, PipeEnd, PipeMaker, PipeRecord, Record,
-        RecordError, RememberedFailure, SessionRecord, SharedRecord, SignalfdRecord, SocketFamily,
-        SocketKind, SocketRecord, SocketState, SubsystemData, SubsystemRecord, TimerfdRecord,
+        DeletedEnd, DeletedMaker, DeletedRecord, DeviceRecord, Endpoint, EventfdRecord, FileRecord,
+        Incoming, LockRecord, MachineRecord, MemfdRecord, OpenFlags, OptionRecord, PathRecord,
+        PipeEnd, PipeMaker, PipeRecord, Record, RecordError, RememberedFailure, SessionRecord,
+        SharedRecord, SignalfdRecord, SocketFamily, SocketKind, SocketRecord, SocketState,
+        SubsystemData, SubsystemRecord, TimerfdRecord, UnixEnd, UnixMaker, UnixMessage, UnixRecord,
     },
 };
 
@@ -325,7 +326,40 @@ fn mutated_records_of_files_do_no_harm() {
         options: vec![OptionRecord { level: 1, name: 2, value: vec![1, 0, 0, 0] }],
         name: Vec::new(),
     };
-    let seeds: [(Vec<u8>, Again); 7] = [
+    let end = UnixEnd {
+        nonblocking: true,
+        reads_no_more: false,
+        writes_no_more: true,
+        options: vec![OptionRecord { level: 1, name: 2, value: vec![1, 0, 0, 0] }],
+        messages: vec![UnixMessage { bytes: vec![1, 2], files: vec![3] }],
+    };
+    let unix = UnixMaker {
+        kind: SocketKind::Stream,
+        uid: 1,
+        gid: 2,
+        own: end.clone(),
+        other: Some((7, end)),
+    };
+    let deleted = DeletedMaker {
+        size: 1 << 20,
+        memory: 9,
+        filesystem: 7,
+        device: 1,
+        modified: 2,
+        uid: 3,
+        gid: 4,
+        mode: 0o640,
+        ends: vec![DeletedEnd { token: 0, position: 5, open, locks: Vec::new() }],
+        extents: vec![(0, 4096), (8192, 100)],
+        directory: b"/tmp".to_vec(),
+    };
+    let seeds: [(Vec<u8>, Again); 9] = [
+        (DeletedRecord::Maker(deleted).encode().unwrap(), |bytes| {
+            DeletedRecord::decode(bytes).map(|record| record.encode())
+        }),
+        (UnixRecord::Maker(unix).encode().unwrap(), |bytes| {
+            UnixRecord::decode(bytes).map(|record| record.encode())
+        }),
         (socket.encode().unwrap(), |bytes| {
             SocketRecord::decode(bytes).map(|record| record.encode())
         }),

@@ -11,8 +11,10 @@
 //! | [`timerfd-v1`](Timerfd) | timers | bytes |
 //! | [`signalfd-v1`](Signalfd) | what signals are read from | bytes |
 //! | [`pipe-v1`](PipeHandler) | pipes | bytes |
+//! | [`deleted-v1`](DeletedHandler) | regular files without a name | memory, bytes |
 //! | [`path-v1`](Path) | files and directories that have a path | bytes |
 //! | [`device-v1`](Device) | devices without a state: `/dev/null` | bytes |
+//! | [`unix-v1`](UnixHandler) | unix sockets that are connected | bytes |
 //! | [`socket-v1`](Socket) | TCP that listens, UDP, unix sockets that listen | bytes |
 //! | [`kernel-live-v1`](KernelHandler) | what the running kernel can keep itself | some live descriptors |
 //!
@@ -24,6 +26,7 @@
 //! reason; which type a file is, is looked at only where a carrier cannot hold the file itself.
 
 mod anew;
+mod deleted;
 mod device;
 mod eventfd;
 mod fail;
@@ -34,12 +37,15 @@ mod memfd;
 mod open;
 mod path;
 mod pipe;
+mod queue;
 mod record;
 mod resident;
+mod siblings;
 mod signalfd;
 mod socket;
 mod tcp;
 mod timerfd;
+mod unix;
 
 use std::sync::Arc;
 
@@ -47,6 +53,7 @@ use luo_carriers::HostFile;
 use luo_core::Handler;
 
 pub use anew::{Anew, Described};
+pub use deleted::DeletedHandler;
 pub use device::Device;
 pub use eventfd::Eventfd;
 pub use kernel::{KERNEL_LIVE_COMPATIBLE, KernelHandler};
@@ -60,6 +67,7 @@ pub use signalfd::Signalfd;
 pub use socket::Socket;
 pub use tcp::TcpHandler;
 pub use timerfd::Timerfd;
+pub use unix::UnixHandler;
 
 /// Every handler, in the order in which they are to be asked.
 #[must_use]
@@ -73,9 +81,11 @@ pub fn handlers() -> Vec<Arc<dyn Handler<HostFile>>> {
         Arc::new(Anew::<Timerfd>::new()),
         Arc::new(Anew::<Signalfd>::new()),
         Arc::new(PipeHandler),
+        Arc::new(DeletedHandler),
         Arc::new(Anew::<Path>::new()),
         Arc::new(Anew::<Device>::new()),
         Arc::new(TcpHandler),
+        Arc::new(UnixHandler),
         Arc::new(Anew::<Socket>::new()),
         Arc::new(KernelHandler),
     ]

@@ -24,6 +24,7 @@ const OF_NO_CONSEQUENCE: OFlags = OFlags::LARGEFILE
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC)
+    .union(OFlags::TMPFILE)
     .union(OFlags::from_bits_retain(0o20000));
 
 /// How a file is open.

@@ -11,12 +11,13 @@
 //! Reset: FD_CLOEXEC (it is set), locks of the process (`F_SETLK`), what `F_SETOWN` and its like
 //! have set, mappings.
 //!
-//! Refused, with a reason: files without a path (deleted, or in another mount namespace than
-//! luod's), leases, flags that this version does not know.
+//! Refused, with a reason: files without a path (replaced, or in another mount namespace than
+//! luod's; those without any name are `deleted-v1`'s), leases, flags that this version does not know.
 //!
 //! Invariants: nothing is opened, but as a path, before it is known to be the same file: no
 //! device, no FIFO and no other user's file that somebody has put in its place.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use luo_abi::record::{LockRecord, OpenFlags, PATH_COMPATIBLE, PathRecord};
@@ -54,8 +55,8 @@ impl Described for Path {
         let there = statx(CWD, &path, AtFlags::SYMLINK_NOFOLLOW, WANTED);
         if !there.is_ok_and(|there| path.is_absolute() && is_same(&there, &stat)) {
             return Err(unsupported(format!(
-                "the file has no path under which it could be found again ({}): it was deleted \
-                 or replaced, or luod does not see it; keep its content in a memfd",
+                "the file has no path under which it could be found again ({}): it was \
+                 replaced or is on a mount that luod does not see; keep its content in a memfd",
                 path.display()
             )));
         }
@@ -113,19 +114,7 @@ impl Described for Path {
         let file = open::again(&anchor, record.open)?;
         seek(&file, SeekFrom::Start(record.position))
             .map_err(system("the file's position cannot be set"))?;
-        for lock in &record.locks {
-            let failed = "a lock of the file cannot be had again";
-            if lock.whole {
-                let how = match lock.exclusive {
-                    true => FlockOperation::NonBlockingLockExclusive,
-                    false => FlockOperation::NonBlockingLockShared,
-                };
-                flock(&file, how).map_err(system(failed))?;
-            } else {
-                luo_sys::lock_range(&file, lock.start, lock.end, lock.exclusive)
-                    .map_err(system(failed))?;
-            }
-        }
+        lock(&file, &record.locks)?;
         Ok(HostFile::from(file))
     }
 }
@@ -134,7 +123,7 @@ fn is_same(one: &Statx, other: &Statx) -> bool {
     one.stx_ino == other.stx_ino && device(one) == device(other) && born(one) == born(other)
 }
 
-fn device(stat: &Statx) -> u64 {
+pub(crate) fn device(stat: &Statx) -> u64 {
     u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor)
 }
 
@@ -147,15 +136,33 @@ fn born(stat: &Statx) -> u64 {
 }
 
 /// Since 1970; what was before is then.
-fn nanoseconds(seconds: i64, nanoseconds: u32) -> u64 {
+pub(crate) fn nanoseconds(seconds: i64, nanoseconds: u32) -> u64 {
     u64::try_from(seconds)
         .unwrap_or(0)
         .saturating_mul(1_000_000_000)
         .saturating_add(nanoseconds.into())
 }
 
+/// Has the locks again that were recorded.
+pub(crate) fn lock(file: &OwnedFd, locks: &[LockRecord]) -> Result<(), Failure> {
+    for lock in locks {
+        let failed = "a lock of the file cannot be had again";
+        if lock.whole {
+            let how = match lock.exclusive {
+                true => FlockOperation::NonBlockingLockExclusive,
+                false => FlockOperation::NonBlockingLockShared,
+            };
+            flock(file, how).map_err(system(failed))?;
+        } else {
+            luo_sys::lock_range(file, lock.start, lock.end, lock.exclusive)
+                .map_err(system(failed))?;
+        }
+    }
+    Ok(())
+}
+
 /// The locks of the description that `fdinfo` tells of.
-fn locks(info: &FdInfo) -> Result<Vec<LockRecord>, Failure> {
+pub(crate) fn locks(info: &FdInfo) -> Result<Vec<LockRecord>, Failure> {
     let mut locks = Vec::new();
     for line in info.lines("lock") {
         // 1: OFDLCK  ADVISORY  WRITE -1 fe:00:42 10 19
@@ -170,7 +177,7 @@ fn locks(info: &FdInfo) -> Result<Vec<LockRecord>, Failure> {
             "POSIX" => continue,
             other => {
                 return Err(unsupported(format!(
-                    "the file has a lock of the kind {other}, which path-v1 does not keep: give \
+                    "the file has a lock of the kind {other}, which is not kept: give \
                      it up before the update"
                 )));
             }

@@ -16,13 +16,11 @@
 //!   the maker: it makes all of them, and the others need it.
 //! - Looking at what is in a pipe changes nothing in it: it is copied by `tee`.
 
-use std::cell::RefCell;
-use std::cmp::Ordering;
 use std::os::fd::OwnedFd;
 
 use luo_abi::record::{OpenFlags, PIPE_COMPATIBLE, PipeEnd, PipeMaker, PipeRecord};
 use luo_carriers::{FileKind, HostFile};
-use luo_core::{Caps, Errno, Failure, File, Handle, Handler, Identity, Keep, Recall, Token};
+use luo_core::{Caps, Errno, Failure, Handle, Handler, Keep, Recall, Token};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::fstatfs;
 use rustix::io::ioctl_fionread;
@@ -33,7 +31,7 @@ use rustix::time::Timespec;
 
 use crate::anew::{damaged, indescribable};
 use crate::fail::{system, unsupported};
-use crate::open;
+use crate::{open, siblings};
 
 /// `PIPEFS_MAGIC` of `linux/magic.h`: what has no path.
 const PIPEFS_MAGIC: u64 = 0x5049_5045;
@@ -61,15 +59,7 @@ impl Handler<HostFile> for PipeHandler {
 
     fn prepare(&self, file: &HostFile, keep: &dyn Keep<HostFile>) -> Result<u64, Failure> {
         let pipe = Pipe::new(file, keep)?;
-        let own = keep.token();
-        let Some((maker, _)) = pipe.others.iter().min_by_key(|(token, _)| *token) else {
-            return Ok(0);
-        };
-        if own.is_some_and(|own| own < *maker) {
-            pipe.others.iter().try_for_each(|(token, _)| keep.bind(*token))?;
-        } else {
-            keep.need(*maker)?;
-        }
+        siblings::tie(&pipe.others, keep)?;
         Ok(0)
     }
 
@@ -80,10 +70,9 @@ impl Handler<HostFile> for PipeHandler {
         keep: &dyn Keep<HostFile>,
     ) -> Result<u64, Failure> {
         let pipe = Pipe::new(file, keep)?;
-        let first = pipe.others.iter().map(|(token, _)| *token).min();
-        let record = match first {
-            Some(maker) if keep.token() > Some(maker) => PipeRecord::Along { maker: maker.0 },
-            _ => PipeRecord::Maker(pipe.describe()?),
+        let record = match siblings::maker(&pipe.others, keep) {
+            Some(maker) => PipeRecord::Along { maker: maker.0 },
+            None => PipeRecord::Maker(pipe.describe()?),
         };
         let bytes = record.encode().map_err(indescribable("the pipe"))?;
         keep.keep_bytes(&bytes).map(|handle| handle.0)
@@ -128,9 +117,7 @@ impl<'a> Pipe<'a> {
                  without a path)",
             ));
         }
-        let mut others = Vec::new();
-        find(keep, own.identity(), None, None, &mut others)?;
-        others.retain(|(token, _)| Some(*token) != keep.token());
+        let others = siblings::others(own, keep, PipeRecord::ENDS_MAX)?;
         let pipe = Self { own, open: open::flags(own)?, others };
         let has = |access| -> Result<bool, Failure> {
             let mut has = pipe.open.has(access);
@@ -178,35 +165,6 @@ impl<'a> Pipe<'a> {
             .map_err(|_| unsupported(format!("the pipe has {capacity} bytes of room")))?;
         Ok(PipeMaker { capacity, open: self.open, ends, packets, chunks })
     }
-}
-
-/// All open file descriptions of this pipe in the session between these two, in their order.
-fn find(
-    keep: &dyn Keep<HostFile>,
-    identity: Identity,
-    low: Option<&HostFile>,
-    high: Option<&HostFile>,
-    found: &mut Vec<(Token, HostFile)>,
-) -> Result<(), Failure> {
-    let middle = RefCell::new(None);
-    let token = keep.find(identity, &|other| {
-        if low.is_some_and(|low| other.order(low) != Ordering::Greater) {
-            Ordering::Less
-        } else if high.is_some_and(|high| other.order(high) != Ordering::Less) {
-            Ordering::Greater
-        } else {
-            middle.replace(Some(other.clone()));
-            Ordering::Equal
-        }
-    });
-    let (Some(token), Some(middle)) = (token, middle.into_inner()) else { return Ok(()) };
-    if found.len() > PipeRecord::ENDS_MAX {
-        let reason = format!("the pipe is open more than {} times", PipeRecord::ENDS_MAX);
-        return Err(Failure::new(Errno::TooBig, reason));
-    }
-    find(keep, identity, low, Some(&middle), found)?;
-    found.push((token, middle.clone()));
-    find(keep, identity, Some(&middle), high, found)
 }
 
 /// What was not read, and whether it is packets.

@@ -6,11 +6,11 @@
 //! permissions.
 //!
 //! Reset: FD_CLOEXEC (it is set), what `F_SETOWN` and its like have set, datagrams and connections
-//! that were not taken yet (the record says how many TCP connections waited), how many connections
+//! that were not taken yet (the record says how many connections waited), how many connections
 //! may wait on a unix listener (as many as the machine allows), groups joined for multicast, peer
 //! of a unix socket for datagrams, programs that choose among `SO_REUSEPORT` sockets.
 //!
-//! Refused, with a reason: TCP connections, unix pairs and connections, filters, other protocols
+//! Refused, with a reason: TCP connections, new unix sockets, filters, other protocols
 //! than TCP and UDP, a unix socket whose file is gone or whose path is not absolute.
 //!
 //! Invariants:
@@ -111,7 +111,7 @@ impl Described for Socket {
         flags.set(SocketFlags::NONBLOCK, record.nonblocking);
         let file = socket_with(domain, kind, flags, protocol).map_err(system("no new socket"))?;
         // Whatever of it can be wrong is found before anybody could reach it.
-        let options = known(&record)?;
+        let options = known(&record.options)?;
         for (option, value) in &options {
             restore(&file, option, value)?;
         }
@@ -208,10 +208,12 @@ fn describe_unix(
     if listens {
         record.state = SocketState::Listening;
         record.backlog = MOST_WAITING;
+        // Where the kernel does not tell, that is no reason to refuse the listener.
+        record.waiting = luo_sys::unix_socket(file).map_or(0, |told| told.waiting);
     } else if record.kind != SocketKind::Datagram {
         return Err(unsupported(
-            "a unix connection, or one end of a pair, which socket-v1 does not keep: make it anew \
-             after the update, or preserve it as optional",
+            "a unix socket that does not listen, and is connected to nobody: have the program make \
+             it anew, or preserve it as optional",
         ));
     }
     if let Some(name) = local.abstract_name().filter(|name| !name.is_empty()) {
@@ -248,7 +250,8 @@ fn device(number: u64) -> u64 {
     u64::from(major(number)) << 32 | u64::from(minor(number))
 }
 
-fn options(file: &HostFile) -> Result<Vec<OptionRecord>, Failure> {
+/// All options that the socket has.
+pub(crate) fn options(file: &HostFile) -> Result<Vec<OptionRecord>, Failure> {
     let mut options = Vec::new();
     for option in SOCKET_OPTIONS {
         let failed = format!("the option {} cannot be read", option.label());
@@ -260,16 +263,18 @@ fn options(file: &HostFile) -> Result<Vec<OptionRecord>, Failure> {
     Ok(options)
 }
 
-/// The options of a record, in the order in which they are to be set.
-fn known(record: &SocketRecord) -> Result<Vec<(&'static SocketOption, &[u8])>, Failure> {
-    for OptionRecord { level, name, .. } in &record.options {
+/// Those of a record, in the order in which they are to be set.
+pub(crate) fn known(
+    options: &[OptionRecord],
+) -> Result<Vec<(&'static SocketOption, &[u8])>, Failure> {
+    for OptionRecord { level, name, .. } in options {
         if SocketOption::find(*level, *name).is_none() {
             let reason = format!("an option {name} of level {level} is not known to this luo");
             return Err(Failure::new(Errno::Inval, reason));
         }
     }
     let value = |option: &SocketOption| {
-        let mut all = record.options.iter();
+        let mut all = options.iter();
         all.find(|found| (found.level, found.name) == option.numbers())
     };
     let all = SOCKET_OPTIONS.iter();
@@ -278,7 +283,7 @@ fn known(record: &SocketRecord) -> Result<Vec<(&'static SocketOption, &[u8])>, F
 
 /// Makes an option what it was; one that is so already is left alone, for many may be set by root
 /// only.
-fn restore(file: &OwnedFd, option: &SocketOption, value: &[u8]) -> Result<(), Failure> {
+pub(crate) fn restore(file: &OwnedFd, option: &SocketOption, value: &[u8]) -> Result<(), Failure> {
     let failed = || system(format!("the option {} cannot be set", option.label()));
     let now = || option.get(file).map_err(failed());
     if now()?.as_deref() == Some(value) {

@@ -179,8 +179,9 @@ fn unix_sockets_have_their_file_or_abstract_name() {
 
 #[test]
 fn what_has_no_name_or_cannot_be_found_again_is_refused() {
-    let (one, _other) = UnixStream::pair().unwrap();
-    assert!(refusal(one.into()).contains("end of a pair"));
+    let kind = rustix::net::SocketType::STREAM;
+    let new = rustix::net::socket(rustix::net::AddressFamily::UNIX, kind, None).unwrap();
+    assert!(refusal(new).contains("connected to nobody"));
     assert!(refusal(UnixDatagram::unbound().unwrap().into()).contains("without a name"));
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("socket");
@@ -210,4 +211,24 @@ fn an_address_that_is_taken_is_that_files_error_and_what_took_it_stays() {
     taken.accept().unwrap();
     let _client = UnixStream::connect(&path).unwrap();
     other.accept().unwrap();
+}
+
+#[test]
+fn the_record_says_how_many_connections_waited_that_nobody_has_accepted() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let unix = UnixListener::bind(&path).unwrap();
+    let tcp = TcpListener::bind((own_ip(), 0)).unwrap();
+    let _local: Vec<_> = (0..3).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    let _remote = TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
+    let mut before = Before::new(vec![unix.into(), tcp.into()]).unwrap();
+    before.keep().unwrap();
+    let kept = before.carrier.kept.lock().unwrap();
+    let waiting: Vec<u32> = kept
+        .values()
+        .filter_map(|bytes| luo_abi::record::SocketRecord::decode(bytes).ok())
+        .map(|record| record.waiting)
+        .collect();
+    assert_eq!((waiting.len(), waiting.iter().sum::<u32>()), (2, 4), "{waiting:?}");
+    assert!(waiting.contains(&3), "{waiting:?}");
 }

@@ -66,6 +66,7 @@ pub static SOCKET_OPTIONS: &[SocketOption] = &[
     plain(SOCKET, 35, "SO_TIMESTAMPNS"),
     plain(SOCKET, 37, "SO_TIMESTAMPING"),
     plain(SOCKET, 34, "SO_PASSSEC"),
+    plain(SOCKET, 76, "SO_PASSPIDFD"),
     plain(SOCKET, 36, "SO_MARK"),
     plain(SOCKET, 40, "SO_RXQ_OVFL"),
     plain(SOCKET, 46, "SO_BUSY_POLL"),

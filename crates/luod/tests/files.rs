@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -96,6 +96,14 @@ fn files_of_all_types_outlive_every_process() {
     let other = datagrams.local_addr().unwrap();
     let datagrams = give(9, datagrams.into());
     let unix = give(10, UnixListener::bind(place.path("socket")).unwrap().into());
+    let (one, end) = UnixStream::pair().unwrap();
+    (&one).write_all(b"in the queue").unwrap();
+    let one = give(11, one.into());
+    let end = give(12, end.into());
+    std::fs::write(place.path("nameless"), "its content").unwrap();
+    let nameless = std::fs::File::open(place.path("nameless")).unwrap();
+    std::fs::remove_file(place.path("nameless")).unwrap();
+    let nameless = give(13, nameless.into());
 
     depart(&mut luod);
     drop((shop, luod));
@@ -136,12 +144,20 @@ fn files_of_all_types_outlive_every_process() {
     let unix = UnixListener::from(take(10, unix));
     let _client = UnixStream::connect(place.path("socket")).unwrap();
     unix.accept().unwrap();
-
+    let mut end = UnixStream::from(take(12, end));
+    UnixStream::from(take(11, one)).shutdown(std::net::Shutdown::Write).unwrap();
+    let mut nameless = std::fs::File::from(take(13, nameless));
     shop.finish_and_carry().unwrap();
     let finished = luod.manager().finish(Unclaimed::Refuse).unwrap().unwrap();
     assert_eq!(finished.state, State::Normal);
+    // luod carries the other end on: it writes no more, and has written what was in the queue.
+    let mut text = String::new();
+    end.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "in the queue");
+    text.clear();
+    nameless.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "its content");
 }
-
 /// An address of the loopback network for this process alone: on one that others use too, they
 /// could be given a port that is free for the moment.
 fn own_ip() -> std::net::Ipv4Addr {

@@ -1,5 +1,6 @@
 //! Runs the commands that README.md and docs/*.md show, and follows their links to files, so that
-//! they stay true.
+//! they stay true. A link to a source file and a name (`tests/unix.rs#a_test`) is broken where the file
+//! has no function of that name.
 //!
 //! What is run, and how, the info string of the fence says:
 //!
@@ -44,7 +45,12 @@ pub(crate) fn stage(run: &Run<'_>) -> Result<Report> {
         let name = path.strip_prefix(workspace.root()).unwrap_or(&path).display().to_string();
         let text = fs::read_to_string(&path).context(|| format!("read {name}"))?;
         let dir = path.parent().unwrap_or(workspace.root());
-        let broken = links::broken(&text, &|target| dir.join(target).exists());
+        let broken = links::broken(&text, &|file, place| match place {
+            Some(place) => {
+                fs::read_to_string(dir.join(file)).is_ok_and(|text| links::has(file, &text, place))
+            }
+            None => dir.join(file).exists(),
+        });
         if broken.is_empty() {
             report.passed += 1;
         }

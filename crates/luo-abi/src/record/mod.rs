@@ -33,10 +33,12 @@ pub use memfd::{
     MEMFD_COMPATIBLE, MEMFD_KNOWN_FLAGS, MEMFD_KNOWN_SEALS, MEMFD_NAME_MAX, MemfdRecord,
 };
 pub use open::{
-    DEVICE_COMPATIBLE, DeviceRecord, EVENTFD_COMPATIBLE, Endpoint, EventfdRecord, LockRecord,
-    OpenFlags, OptionRecord, PATH_COMPATIBLE, PIPE_COMPATIBLE, PathRecord, PipeEnd, PipeMaker,
-    PipeRecord, SIGNALFD_COMPATIBLE, SOCKET_COMPATIBLE, SignalfdRecord, SocketFamily, SocketKind,
-    SocketRecord, SocketState, TIMERFD_COMPATIBLE, TimerfdRecord,
+    DELETED_COMPATIBLE, DEVICE_COMPATIBLE, DeletedEnd, DeletedMaker, DeletedRecord, DeviceRecord,
+    EVENTFD_COMPATIBLE, Endpoint, EventfdRecord, LockRecord, OpenFlags, OptionRecord,
+    PATH_COMPATIBLE, PIPE_COMPATIBLE, PathRecord, PipeEnd, PipeMaker, PipeRecord,
+    SIGNALFD_COMPATIBLE, SOCKET_COMPATIBLE, SignalfdRecord, SocketFamily, SocketKind, SocketRecord,
+    SocketState, TIMERFD_COMPATIBLE, TimerfdRecord, UNIX_COMPATIBLE, UnixEnd, UnixMaker,
+    UnixMessage, UnixRecord,
 };
 pub use session::{SESSION_RECORD, SessionRecord};
 pub use tcp::{

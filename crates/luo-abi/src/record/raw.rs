@@ -305,4 +305,64 @@ layout! {
         name: U16,
         length: U16,
     }
+
+    /// `unix-v1`, before the maker's end and the other one.
+    Unix {
+        maker: U64,
+        other: U64,
+        uid: U32,
+        gid: U32,
+        role: u8,
+        kind: u8,
+        paired: u8,
+        reserved: u8,
+    }
+
+    /// One end of a unix connection, before its options and messages.
+    UnixEnd {
+        messages: U32,
+        options: U16,
+        nonblocking: u8,
+        shut: u8,
+    }
+
+    /// A message in a queue, before its files and its bytes.
+    UnixMessage {
+        length: U32,
+        files: U16,
+        reserved: [u8; 2],
+    }
+
+    /// `deleted-v1`, before its open file descriptions, where it has data, and its directory.
+    Deleted {
+        maker: U64,
+        size: U64,
+        memory: U64,
+        filesystem: U64,
+        device: U64,
+        modified: U64,
+        uid: U32,
+        gid: U32,
+        mode: U32,
+        extents: U32,
+        ends: U16,
+        path_length: U16,
+        role: u8,
+        reserved: [u8; 3],
+    }
+
+    /// An open file description of a deleted file, before its locks.
+    DeletedEnd {
+        token: U64,
+        position: U64,
+        open: U32,
+        locks: U16,
+        reserved: [u8; 2],
+    }
+
+    /// A piece of a file that is no hole.
+    Extent {
+        start: U64,
+        length: U64,
+    }
 }

@@ -638,6 +638,12 @@ fn the_documented_layouts_are_those_of_the_code() {
         ("### `socket-v1`", 0, size_of::<raw::Socket>(), raw::Socket::fields()),
         ("### `socket-v1`", 1, size_of::<raw::Endpoint>(), raw::Endpoint::fields()),
         ("### `socket-v1`", 2, size_of::<raw::SocketOption>(), raw::SocketOption::fields()),
+        ("### `deleted-v1`", 0, size_of::<raw::Deleted>(), raw::Deleted::fields()),
+        ("### `deleted-v1`", 1, size_of::<raw::DeletedEnd>(), raw::DeletedEnd::fields()),
+        ("### `deleted-v1`", 2, size_of::<raw::Extent>(), raw::Extent::fields()),
+        ("### `unix-v1`", 0, size_of::<raw::Unix>(), raw::Unix::fields()),
+        ("### `unix-v1`", 1, size_of::<raw::UnixEnd>(), raw::UnixEnd::fields()),
+        ("### `unix-v1`", 2, size_of::<raw::UnixMessage>(), raw::UnixMessage::fields()),
         ("### `device-v1`", 0, size_of::<raw::Device>(), raw::Device::fields()),
     ] {
         let fields: Vec<_> = fields.into_iter().map(|(o, s, f)| (o, s, f.to_string())).collect();

@@ -4,15 +4,21 @@
 //! Invariants: as of all [records](super): what one field says is checked against the others where
 //! they are read, so that whoever has a record has one that makes sense.
 
+mod deleted;
 mod events;
+mod locks;
+mod options;
 mod path;
 mod pipe;
 mod socket;
+mod unix;
 
+pub use deleted::{DeletedEnd, DeletedMaker, DeletedRecord};
 pub use events::{EventfdRecord, SignalfdRecord, TimerfdRecord};
 pub use path::{DeviceRecord, LockRecord, PathRecord};
 pub use pipe::{PipeEnd, PipeMaker, PipeRecord};
 pub use socket::{Endpoint, OptionRecord, SocketFamily, SocketKind, SocketRecord, SocketState};
+pub use unix::{UnixEnd, UnixMaker, UnixMessage, UnixRecord};
 
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
@@ -29,8 +35,12 @@ pub const SIGNALFD_COMPATIBLE: &str = "signalfd-v1";
 pub const PIPE_COMPATIBLE: &str = "pipe-v1";
 /// The `compatible` string of files and directories with a path.
 pub const PATH_COMPATIBLE: &str = "path-v1";
+/// The `compatible` string of regular files that have no name any more.
+pub const DELETED_COMPATIBLE: &str = "deleted-v1";
 /// The `compatible` string of sockets that are no connections.
 pub const SOCKET_COMPATIBLE: &str = "socket-v1";
+/// The `compatible` string of unix sockets that are connected to one another.
+pub const UNIX_COMPATIBLE: &str = "unix-v1";
 /// The `compatible` string of devices without a state.
 pub const DEVICE_COMPATIBLE: &str = "device-v1";
 

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::mem::offset_of;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-use super::{Kind, OpenFlags, RecordError, list, sole};
+use super::{Kind, OpenFlags, RecordError, locks, sole};
 use crate::record::{flag, raw, reserved};
 
 /// A regular file or directory, as its handler keeps it. Times are in nanoseconds since 1970.
@@ -54,18 +54,8 @@ impl PathRecord {
     pub const LOCKS_MAX: usize = 4096;
 
     fn check(&self) -> Result<(), RecordError> {
-        let (locks, max) = (self.locks.len(), Self::LOCKS_MAX);
-        if locks > max {
-            return Err(Kind::TooMany { found: locks, max }.at(offset_of!(raw::Path, locks)));
-        }
         self.open.check(offset_of!(raw::Path, open))?;
-        let mut at = size_of::<raw::Path>();
-        for lock in &self.locks {
-            if lock.end < lock.start || lock.whole && (lock.start, lock.end) != (0, u64::MAX) {
-                return Err(Kind::Range { field: "end" }.at(at + offset_of!(raw::Lock, end)));
-            }
-            at += size_of::<raw::Lock>();
-        }
+        let at = locks::check(&self.locks, offset_of!(raw::Path, locks), size_of::<raw::Path>())?;
         let (found, max) = (self.path.len(), Self::PATH_MAX);
         if found > max {
             return Err(Kind::TooLong { found, max }.at(offset_of!(raw::Path, path_length)));
@@ -99,14 +89,7 @@ impl PathRecord {
         raw.path_length.set(self.path.len() as u16);
         raw.directory = u8::from(self.directory);
         let mut bytes = raw.as_bytes().to_vec();
-        for lock in &self.locks {
-            let mut raw = raw::Lock::new_zeroed();
-            raw.start.set(lock.start);
-            raw.end.set(lock.end);
-            raw.whole = u8::from(lock.whole);
-            raw.exclusive = u8::from(lock.exclusive);
-            bytes.extend_from_slice(raw.as_bytes());
-        }
+        locks::write(&self.locks, &mut bytes);
         bytes.extend_from_slice(&self.path);
         Ok(bytes)
     }
@@ -119,23 +102,7 @@ impl PathRecord {
         let (raw, rest) =
             raw::Path::ref_from_prefix(bytes).map_err(|_| Kind::Short.at(bytes.len()))?;
         reserved(&raw.reserved, offset_of!(raw::Path, reserved))?;
-        let (found, path) = list::<raw::Lock>(bytes, rest, raw.locks.get().into())?;
-        let mut locks = Vec::with_capacity(found.len());
-        let mut at = size_of::<raw::Path>();
-        for lock in found {
-            reserved(&lock.reserved, at + offset_of!(raw::Lock, reserved))?;
-            locks.push(LockRecord {
-                start: lock.start.get(),
-                end: lock.end.get(),
-                whole: flag(lock.whole, "whole", at + offset_of!(raw::Lock, whole))?,
-                exclusive: flag(
-                    lock.exclusive,
-                    "exclusive",
-                    at + offset_of!(raw::Lock, exclusive),
-                )?,
-            });
-            at += size_of::<raw::Lock>();
-        }
+        let (locks, path) = locks::read(bytes, rest, raw.locks.get().into())?;
         let claimed = u32::from(raw.path_length.get());
         if path.len() != claimed as usize {
             let at = offset_of!(raw::Path, path_length);

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::mem::offset_of;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-use super::{Kind, RecordError};
+use super::{Kind, RecordError, options};
 use crate::record::{flag, raw, reserved};
 
 macro_rules! words {
@@ -14,7 +14,7 @@ macro_rules! words {
         pub enum $type { $($(#[$each])* $word = $number,)* }
 
         impl $type {
-            const fn from_raw(raw: u8) -> Option<Self> {
+            pub(super) const fn from_raw(raw: u8) -> Option<Self> {
                 match raw { $($number => Some(Self::$word),)* _ => None }
             }
         }
@@ -140,23 +140,11 @@ impl SocketRecord {
         {
             return word("state", self.state as u8, offset_of!(raw::Socket, state));
         }
-        let (found, max) = (self.options.len(), Self::OPTIONS_MAX);
-        if found > max {
-            return Err(Kind::TooMany { found, max }.at(offset_of!(raw::Socket, options)));
-        }
-        let mut at = size_of::<raw::Socket>();
-        for (nth, option) in self.options.iter().enumerate() {
-            let (found, max) = (option.value.len(), Self::VALUE_MAX);
-            if found > max {
-                return Err(Kind::TooLong { found, max }.at(at + 4));
-            }
-            let same =
-                |other: &&OptionRecord| (other.level, other.name) == (option.level, option.name);
-            if self.options.iter().take(nth).any(|other| same(&other)) {
-                return Err(Kind::Duplicate.at(at));
-            }
-            at += size_of::<raw::SocketOption>() + found;
-        }
+        let at = options::check(
+            &self.options,
+            offset_of!(raw::Socket, options),
+            size_of::<raw::Socket>(),
+        )?;
         let (found, max) = (self.name.len(), Self::NAME_MAX);
         if found > max {
             return Err(Kind::TooLong { found, max }.at(offset_of!(raw::Socket, name_length)));
@@ -198,14 +186,7 @@ impl SocketRecord {
         raw.state = self.state as u8;
         raw.nonblocking = u8::from(self.nonblocking);
         let mut bytes = raw.as_bytes().to_vec();
-        for option in &self.options {
-            let mut raw = raw::SocketOption::new_zeroed();
-            raw.level.set(option.level);
-            raw.name.set(option.name);
-            raw.length.set(option.value.len() as u16);
-            bytes.extend_from_slice(raw.as_bytes());
-            bytes.extend_from_slice(&option.value);
-        }
+        options::write(&self.options, &mut bytes);
         bytes.extend_from_slice(&self.name);
         Ok(bytes)
     }
@@ -216,23 +197,10 @@ impl SocketRecord {
     /// [`RecordError`] with the first thing that is wrong.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         let short = || Kind::Short.at(bytes.len());
-        let (raw, mut rest) = raw::Socket::ref_from_prefix(bytes).map_err(|_| short())?;
+        let (raw, rest) = raw::Socket::ref_from_prefix(bytes).map_err(|_| short())?;
         reserved(&raw.local.reserved, 26)?;
         reserved(&raw.peer.reserved, 54)?;
-        let count = usize::from(raw.options.get());
-        if count > Self::OPTIONS_MAX {
-            let kind = Kind::TooMany { found: count, max: Self::OPTIONS_MAX };
-            return Err(kind.at(offset_of!(raw::Socket, options)));
-        }
-        let mut options = Vec::with_capacity(count);
-        for _ in 0..count {
-            let (option, behind) = raw::SocketOption::ref_from_prefix(rest).map_err(|_| short())?;
-            let len = usize::from(option.length.get());
-            let (value, behind) = behind.split_at_checked(len).ok_or_else(short)?;
-            let (level, name) = (option.level.get(), option.name.get());
-            options.push(OptionRecord { level, name, value: value.to_vec() });
-            rest = behind;
-        }
+        let (options, rest) = options::read(raw.options.get(), rest).ok_or_else(short)?;
         let claimed = u32::from(raw.name_length.get());
         if rest.len() != claimed as usize {
             let at = offset_of!(raw::Socket, name_length);
