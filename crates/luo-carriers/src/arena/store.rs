@@ -46,6 +46,19 @@ pub struct Arena {
     pub(super) found: Mutex<Option<Vec<u8>>>,
 }
 
+/// How full an arena is, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// All of it.
+    pub size: u64,
+    /// What is kept, and what the arena itself needs.
+    pub used: u64,
+    /// What somebody has to write it where it lies, kept or not.
+    pub lent: u64,
+    /// The rest.
+    pub free: u64,
+}
+
 pub(super) struct State {
     /// The one that counts.
     pub(super) superblock: Superblock,
@@ -241,6 +254,16 @@ impl Arena {
     #[must_use]
     pub fn free(&self) -> u64 {
         self.space.free()
+    }
+
+    /// How full it is.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.take_back();
+        let state = self.state();
+        let lent = state.lent.values().map(|region| region.len()).sum();
+        let (size, free) = (self.size(), self.free());
+        Usage { size, used: size.saturating_sub(free).saturating_sub(lent), lent, free }
     }
 
     /// How much of the arena a kept object takes; nothing where there is none.

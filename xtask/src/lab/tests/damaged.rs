@@ -1,8 +1,6 @@
 //! One byte of what was kept changes between two kernels: the machine comes up, the error says what
 //! is damaged, and what is not damaged comes back.
 
-use luo_lab_agent::End;
-
 use super::guest::{self, READY};
 use super::medium::Medium;
 use super::must;
