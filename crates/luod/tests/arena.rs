@@ -159,6 +159,31 @@ fn status_says_how_full_the_arena_is_and_why_it_cannot_be_read() {
 }
 
 #[test]
+fn damaged_memory_is_refused_unless_only_metadata_is_verified() {
+    let place = Place::new(64 * MIB);
+    departed(&place, MIB);
+    let bytes = std::fs::read(place.path()).unwrap();
+    let stored = page(7, 64 << 10);
+    let at = bytes.windows(stored.len()).position(|window| window == stored).unwrap();
+    let file = File::options().write(true).open(place.path()).unwrap();
+    file.write_all_at(&[bytes[at] ^ 1], at as u64).unwrap();
+    let mut luod = place.luod();
+    let refused = luod.session("shop").retrieve(1).unwrap_err();
+    assert_eq!(refused.errno(), Some("EIO"), "{refused}");
+    luod.kill_all();
+    drop(luod);
+    let configuration = format!("arena = {:?}\narena_verify = \"metadata\"", place.path());
+    let luod = Luod::start_with(&configuration);
+    let shop = luod.session("shop");
+    let came = File::from(shop.retrieve(1).unwrap());
+    let mut found = vec![0; stored.len()];
+    came.read_exact_at(&mut found, 64 << 10).unwrap();
+    assert_eq!((found[0], &found[1..]), (stored[0] ^ 1, &stored[1..]));
+    let record = Record::try_from(shop.retrieve(2).unwrap()).unwrap();
+    assert_eq!(record.bytes().unwrap(), b"page=3");
+}
+
+#[test]
 fn what_is_retrieved_one_by_one_is_whole_and_what_was_never_there_is_refused_between() {
     let place = Place::new(64 * MIB);
     let mut luod = place.luod();

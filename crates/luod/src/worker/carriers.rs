@@ -105,6 +105,8 @@ pub(crate) struct Room {
 pub(crate) struct Carriers {
     near: Arc<Shared>,
     path: Option<PathBuf>,
+    /// Whether memory from it is verified.
+    verify: bool,
     arena: RefCell<Option<Arc<ArenaCarrier>>>,
     /// The same while anybody has it.
     last: RefCell<Weak<ArenaCarrier>>,
@@ -137,6 +139,7 @@ impl Carriers {
         Self {
             near,
             path: arena,
+            verify: true,
             arena: RefCell::default(),
             last: RefCell::default(),
             room: Cell::default(),
@@ -146,6 +149,13 @@ impl Carriers {
             lending: Cell::default(),
             copying,
         }
+    }
+
+    /// Whether memory from the arena is verified when it is given back; it is unless this says
+    /// otherwise.
+    pub(crate) fn with_verification(mut self, verify: bool) -> Self {
+        self.verify = verify;
+        self
     }
 
     pub(crate) fn near(&self) -> &Arc<Shared> {
@@ -260,7 +270,7 @@ impl Carriers {
         let opened = ArenaCarrier::open(path);
         let failed = opened.as_ref().err().map(|failure| failure.reason().to_owned());
         *self.failure.borrow_mut() = failed;
-        let arena = opened?;
+        let arena = opened?.with_verification(self.verify);
         // Whatever was cancelled has ended: it had the arena locked.
         copying.begin();
         let opened = Arc::new(arena.with_progress(Box::new(move |done, _| copying.go_on(done))));
