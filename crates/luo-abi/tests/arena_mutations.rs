@@ -36,9 +36,9 @@ fn arena(objects: &[Object<'static>], generation: u64) -> (Superblock, Vec<u8>) 
     let place = CataloguePlace {
         offset: DATA_START,
         len: bytes.len() as u64,
-        checksum: checksum(&bytes),
+        checksum: Catalogue::checksum(&bytes, Catalogue::version(objects.iter())),
         handover: objects.last().unwrap().handle,
-        resident: objects.iter().any(|object| object.kind == Kind::Resident),
+        version: Catalogue::version(objects.iter()),
     };
     let superblock = Superblock {
         arena: [1; 16],
@@ -94,6 +94,16 @@ fn seeds() -> Vec<(Superblock, Vec<u8>)> {
             ],
             5,
         ),
+        arena(
+            &[
+                Object::new_inline(handle(1), b"record".to_vec()),
+                object(5, Kind::Bytes, 1, &[piece(0, 0x40000, 1)], &[1]),
+                Object::new_inline(handle(6), b"".to_vec()),
+                object(7, Kind::Resident, 4096, &[piece(0, 0x20000, 4096)], &[]),
+                Object::new_inline(handle(8), b"handover".to_vec()),
+            ],
+            6,
+        ),
     ]
 }
 
@@ -118,9 +128,12 @@ fn check_rules(catalogue: &Catalogue, superblock: &Superblock) {
             chunks.extend(piece.logical / 65536..(piece.logical + piece.len).div_ceil(65536));
         }
         if object.kind == Kind::Resident {
-            assert!(place.resident && object.sums.is_empty());
+            assert!(place.version >= 2 && object.sums.is_empty());
             let [whole] = *object.pieces else { panic!("{object:?}") };
             assert_eq!((whole.logical, whole.len), (0, object.len));
+        } else if matches!(object.kind, Kind::Inline(_)) {
+            assert!(chunks.is_empty());
+            assert_eq!(object.sums.len(), usize::from(place.version >= 3));
         } else {
             assert_eq!(chunks.len(), object.sums.len());
         }
@@ -171,7 +184,8 @@ fn a_hundred_thousand_mutated_arenas_do_no_harm() {
         if random.below(8) > 0
             && let Some(place) = superblock.catalogue.as_mut()
         {
-            (place.len, place.checksum) = (bytes.len() as u64, checksum(&bytes));
+            place.len = bytes.len() as u64;
+            place.checksum = Catalogue::checksum(&bytes, place.version);
         }
         match Catalogue::decode(&bytes, &superblock) {
             Ok(catalogue) => {

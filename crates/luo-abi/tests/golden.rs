@@ -268,7 +268,7 @@ fn arena_v1() {
             len: bytes.len() as u64,
             checksum: checksum(&bytes),
             handover: handle(4),
-            resident: false,
+            version: 1,
         }),
     };
     let block = superblock.encode();
@@ -314,7 +314,39 @@ fn arena_v2() {
             len: bytes.len() as u64,
             checksum: checksum(&bytes),
             handover: handle(2),
-            resident: true,
+            version: 2,
+        }),
+    };
+    let block = superblock.encode();
+    let written = [&block[..], &block[..], &bytes[..]].concat();
+    assert!(written == golden);
+    let found = find(&golden[..4096], &golden[4096..8192], 1 << 20, Some(&[2; 16])).unwrap();
+    assert_eq!((found.superblock, found.place, found.mirrored), (superblock, 0, true));
+    assert_eq!(Catalogue::decode(&golden[8192..], &superblock).unwrap().objects, objects);
+}
+
+#[test]
+fn arena_v3() {
+    use luo_abi::arena::{Catalogue, CataloguePlace, Object, Superblock, find, handle};
+    let golden = include_bytes!("golden/arena-v3.bin");
+    let objects = vec![
+        Object::new_inline(handle(1), b"a record".to_vec()),
+        Object::new_inline(handle(2), b"the handover".to_vec()),
+    ];
+    let bytes = Catalogue::encode([1; 16], 44, objects.iter());
+    let superblock = Superblock {
+        arena: [1; 16],
+        machine: [2; 16],
+        generation: 44,
+        size: 1 << 20,
+        written: 2_000_000_000,
+        next_handle: 3,
+        catalogue: Some(CataloguePlace {
+            offset: 8192,
+            len: bytes.len() as u64,
+            checksum: Catalogue::checksum(&bytes, 3),
+            handover: handle(2),
+            version: 3,
         }),
     };
     let block = superblock.encode();

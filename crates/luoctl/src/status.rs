@@ -58,6 +58,19 @@ fn summary(status: &Status) -> TextTable {
     if let Some(arena) = &status.arena {
         row("arena", arena, Tone::Plain);
     }
+    if let Some(room) = &status.arena_room {
+        let room = format!(
+            "of {}, {} used, {} lent to services, {} free",
+            format::bytes(room.size),
+            format::bytes(room.used),
+            format::bytes(room.lent),
+            format::bytes(room.free)
+        );
+        row("", &room, Tone::Plain);
+    }
+    if let Some(failure) = &status.arena_failure {
+        row("", &format!("it cannot be used: {failure}"), Tone::Bad);
+    }
     if let Some(through) = status.through.as_ref().filter(|_| status.arena.is_some()) {
         row("through", &format!("the machine's update goes through the {through}"), Tone::Notice);
     }

@@ -49,6 +49,8 @@ pub struct Config {
     pub keeper: KeeperKind,
     /// The arena that an update of the machine can go through. Default none.
     pub arena: Option<PathBuf>,
+    /// What of the arena is verified when it is given back.
+    pub arena_verify: ArenaVerify,
     /// Whether an update of the machine can go through the kernel's `/dev/liveupdate`.
     pub liveupdate: LiveUpdate,
     /// Permissions of the socket, octal in a string: who may talk to luod at all.
@@ -61,6 +63,17 @@ pub struct Config {
     pub participants: Participants,
     /// How often and how fast the keeper starts a worker again.
     pub worker: Worker,
+}
+
+/// What of an arena is verified when it is given back. Metadata and records always are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ArenaVerify {
+    /// Memory too: damage to it is the error of that file. The default.
+    #[default]
+    Memory,
+    /// Nothing else: damaged memory is given back as it is.
+    Metadata,
 }
 
 /// Whether luod uses `/dev/liveupdate`.

@@ -118,6 +118,72 @@ fn memory_and_records_outlive_every_process() {
 }
 
 #[test]
+fn status_says_how_full_the_arena_is_and_why_it_cannot_be_read() {
+    let place = Place::new(64 * MIB);
+    let luod = place.luod();
+    let manager = luod.manager();
+    let status = manager.status().unwrap();
+    let before = status.arena_room.unwrap();
+    assert_eq!((status.arena_failure, before.size, before.lent), (None, 64 * MIB, 0));
+    assert_eq!(before.used + before.free, before.size);
+    let shop = luod.session("shop");
+    let lent = shop.allocate(1, 3 * MIB).unwrap();
+    assert!(lent.is_resident());
+    let room = manager.status().unwrap().arena_room.unwrap();
+    assert_eq!((room.lent, room.used, room.free), (3 * MIB, before.used, before.free - 3 * MIB));
+    // It counts as lent also when the update keeps it, and what is copied as used.
+    shop.preserve(2, memory(7, 16 * MIB)).unwrap();
+    manager.prepare_through("arena").unwrap();
+    let room = manager.status().unwrap().arena_room.unwrap();
+    assert_eq!(room.lent, 3 * MIB);
+    assert!(room.used >= before.used + MIB, "{room:?}");
+    assert_eq!(room.used + room.lent + room.free, room.size);
+    manager.cancel().unwrap();
+    drop((lent, shop, manager, luod));
+
+    let file = File::options().write(true).open(place.path()).unwrap();
+    file.write_all_at(&[0x55; 8192], 0).unwrap();
+    let luod = place.luod();
+    let status = luod.manager().status().unwrap();
+    assert_eq!((status.state, status.arena_room), (State::Normal, None));
+    let why = status.arena_failure.unwrap();
+    assert!(why.contains("arena"), "{why}");
+    let refused = luod.manager().prepare_through("arena").unwrap_err();
+    assert!(refused.to_string().contains(&why), "{refused}");
+    // Once it can be read again, nothing is said any more.
+    std::fs::remove_file(place.path()).unwrap();
+    make(&place.path(), 8 * MIB);
+    luod.manager().prepare_through("arena").unwrap();
+    let status = luod.manager().status().unwrap();
+    assert_eq!((status.arena_failure, status.arena_room.unwrap().size), (None, 8 * MIB));
+}
+
+#[test]
+fn damaged_memory_is_refused_unless_only_metadata_is_verified() {
+    let place = Place::new(64 * MIB);
+    departed(&place, MIB);
+    let bytes = std::fs::read(place.path()).unwrap();
+    let stored = page(7, 64 << 10);
+    let at = bytes.windows(stored.len()).position(|window| window == stored).unwrap();
+    let file = File::options().write(true).open(place.path()).unwrap();
+    file.write_all_at(&[bytes[at] ^ 1], at as u64).unwrap();
+    let mut luod = place.luod();
+    let refused = luod.session("shop").retrieve(1).unwrap_err();
+    assert_eq!(refused.errno(), Some("EIO"), "{refused}");
+    luod.kill_all();
+    drop(luod);
+    let configuration = format!("arena = {:?}\narena_verify = \"metadata\"", place.path());
+    let luod = Luod::start_with(&configuration);
+    let shop = luod.session("shop");
+    let came = File::from(shop.retrieve(1).unwrap());
+    let mut found = vec![0; stored.len()];
+    came.read_exact_at(&mut found, 64 << 10).unwrap();
+    assert_eq!((found[0], &found[1..]), (stored[0] ^ 1, &stored[1..]));
+    let record = Record::try_from(shop.retrieve(2).unwrap()).unwrap();
+    assert_eq!(record.bytes().unwrap(), b"page=3");
+}
+
+#[test]
 fn what_is_retrieved_one_by_one_is_whole_and_what_was_never_there_is_refused_between() {
     let place = Place::new(64 * MIB);
     let mut luod = place.luod();

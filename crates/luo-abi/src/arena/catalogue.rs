@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
     ArenaError, BLOCK, CHUNK, CatalogueError as Error, CataloguePlace, DATA_START, SPACE,
-    Superblock, blocks, checksum, raw,
+    Superblock, VERSION, VERSION_PLAIN, VERSION_RESIDENT, blocks, checksum, chunk_sum, raw,
 };
 use crate::keeper::key;
 
@@ -39,7 +39,8 @@ pub enum Kind<'a> {
     Memory,
     /// Bytes, in pieces without holes.
     Bytes,
-    /// Bytes that are in the catalogue itself.
+    /// Bytes that are in the catalogue itself. With a checksum in [`Object::sums`] (since version 3)
+    /// they may be damaged while the catalogue is whole; [`Object::inline`] tells.
     Inline(Cow<'a, [u8]>),
     /// Memory that a service writes where it lies: one piece, all of it, without checksums.
     Resident,
@@ -59,11 +60,32 @@ pub struct Object<'a> {
     pub pieces: Cow<'a, [Placed]>,
     /// The checksum of each chunk of [`CHUNK`] bytes of the object in which there is a piece, in
     /// their order. It covers the whole chunk (or what there is of it, at the end of the object),
-    /// holes as zeros. One that would be 0 or 1 is 2 more.
+    /// holes as zeros. Of bytes that are in the catalogue, the one of all of them, or none where the
+    /// catalogue's own covers them. One that would be 0 or 1 is 2 more.
     pub sums: Cow<'a, [u64]>,
 }
 
 impl Object<'_> {
+    /// Bytes for the catalogue itself, with a checksum of their own.
+    #[must_use]
+    pub fn new_inline(handle: u64, bytes: Vec<u8>) -> Object<'static> {
+        Object {
+            handle,
+            len: bytes.len() as u64,
+            pieces: Cow::Borrowed(&[]),
+            sums: Cow::Owned([chunk_sum(&bytes)].to_vec()),
+            kind: Kind::Inline(Cow::Owned(bytes)),
+        }
+    }
+
+    /// The bytes, where they are in the catalogue; `Err` where their checksum is wrong.
+    #[must_use]
+    pub fn inline(&self) -> Option<Result<&[u8], Damaged>> {
+        let Kind::Inline(bytes) = &self.kind else { return None };
+        let whole = self.sums.first().is_none_or(|sum| *sum == chunk_sum(bytes));
+        Some(if whole { Ok(bytes) } else { Err(Damaged) })
+    }
+
     /// How many bytes of the catalogue it takes.
     #[must_use]
     pub fn encoded_len(&self) -> u64 {
@@ -74,6 +96,10 @@ impl Object<'_> {
         encoded_len(self.pieces.len(), self.sums.len(), inline)
     }
 }
+
+/// The checksum of an object's bytes is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Damaged;
 
 /// How many bytes of the catalogue an object takes that has so many pieces, checksums and bytes.
 #[must_use]
@@ -93,6 +119,30 @@ pub struct Catalogue {
 impl Catalogue {
     /// How many bytes a catalogue takes beside its objects.
     pub const FIXED_LEN: u64 = size_of::<raw::Catalogue>() as u64;
+
+    /// The version of a catalogue of these objects: the oldest that can say all of it.
+    pub fn version<'a>(objects: impl Iterator<Item = &'a Object<'a>>) -> u32 {
+        objects.fold(VERSION_PLAIN, |version, object| {
+            version.max(match &object.kind {
+                Kind::Inline(_) if !object.sums.is_empty() => VERSION,
+                Kind::Resident => VERSION_RESIDENT,
+                _ => VERSION_PLAIN,
+            })
+        })
+    }
+
+    /// The checksum of a catalogue of that version for its superblock. Bytes that have one of their
+    /// own are not in it.
+    #[must_use]
+    pub fn checksum(bytes: &[u8], version: u32) -> u64 {
+        let inline = match raw::Catalogue::ref_from_prefix(bytes) {
+            Ok((header, _)) if version >= VERSION => header.inline.get(),
+            _ => 0,
+        };
+        let head = usize::try_from(inline).ok().and_then(|len| bytes.len().checked_sub(len));
+        // Where it claims more than there is, all of it counts, and nothing of it is of use.
+        checksum(head.and_then(|len| bytes.get(..len)).unwrap_or(bytes))
+    }
 
     /// The bytes of the catalogue of these objects, by rising handles, for the superblock with
     /// this arena and generation. Whether the objects are right is for the reader to check.
@@ -169,7 +219,7 @@ impl Catalogue {
         if bytes.len() as u64 != place.len {
             return Err(Error::Length.at(bytes.len()));
         }
-        if checksum(bytes) != place.checksum {
+        if Self::checksum(bytes, place.version) != place.checksum {
             return Err(Error::Checksum.at(0));
         }
         let tables = Tables::cut(bytes)?;
@@ -275,8 +325,11 @@ impl<'a> Tables<'a> {
             let first = Self::object_at(self.objects.len())
                 + (self.extents.len() - extents.len() - mine.len()) * size_of::<raw::Extent>();
             let (pieces, touched) = check_pieces(mine, len, superblock.size, first)?;
-            let resident = raw.kind.get() == kind::RESIDENT;
-            let chunks = if resident { 0 } else { touched };
+            let chunks = match raw.kind.get() {
+                kind::RESIDENT => 0,
+                kind::INLINE => u64::from(place.version >= VERSION),
+                _ => touched,
+            };
             if chunks != raw.sums.get() {
                 return Err(Error::Count.at(at));
             }
@@ -302,7 +355,7 @@ impl<'a> Tables<'a> {
                     inline = rest;
                     Kind::Inline(Cow::Owned(mine.to_vec()))
                 }
-                kind::RESIDENT if place.resident => match pieces.as_slice() {
+                kind::RESIDENT if place.version >= VERSION_RESIDENT => match pieces.as_slice() {
                     [piece] if piece.logical == 0 && piece.len == len => Kind::Resident,
                     _ => return Err(Error::Hole.at(at)),
                 },

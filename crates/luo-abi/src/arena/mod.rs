@@ -1,4 +1,4 @@
-//! The format of an arena, versions 1 and 2: a region that outlives the kernel, and the power.
+//! The format of an arena, versions 1 to 3: a region that outlives the kernel, and the power.
 //!
 //! Two superblocks lie at its beginning. Each describes the whole arena: whether it holds a
 //! handover, and where the catalogue of the kept objects is. Whoever changes the arena lays down
@@ -23,18 +23,22 @@ mod superblock;
 
 use crate::keeper::key;
 
-pub use catalogue::{Catalogue, Kind, Object, Placed, encoded_len};
-pub use checksum::checksum;
+pub use catalogue::{Catalogue, Damaged, Kind, Object, Placed, encoded_len};
+pub use checksum::{checksum, chunk_sum};
 pub use error::{ArenaError, CatalogueError, Damage};
 pub use superblock::{CataloguePlace, Found, NO_MACHINE, Superblock, Unusable, find};
 
 /// What a superblock begins with.
 pub const MAGIC: [u8; 8] = *b"luoarena";
 
-/// The newest version: written where there is resident memory.
-pub const VERSION: u32 = 2;
+/// The newest version: written where bytes are in the catalogue that have a checksum of their own,
+/// so that damage to them is theirs alone.
+pub const VERSION: u32 = 3;
 
-/// The version that is written where there is none.
+/// The version that is written where there is resident memory, and no such checksum.
+pub const VERSION_RESIDENT: u32 = 2;
+
+/// The version that is written where there is neither.
 pub const VERSION_PLAIN: u32 = 1;
 
 /// The size of a superblock in bytes.

@@ -33,20 +33,13 @@ pub struct CataloguePlace {
     pub offset: u64,
     /// Its length in bytes.
     pub len: u64,
-    /// Its checksum.
+    /// Its checksum, as [`Catalogue::checksum`](super::Catalogue::checksum) gives it.
     pub checksum: u64,
     /// The handle of the handover.
     pub handover: u64,
-    /// It may have [resident memory](super::Kind::Resident), which version 1 does not know.
-    pub resident: bool,
-}
-
-impl CataloguePlace {
-    /// The version of a superblock that leads to it.
-    #[must_use]
-    pub const fn version(&self) -> u32 {
-        if self.resident { VERSION } else { VERSION_PLAIN }
-    }
+    /// The version of a superblock that leads to it, as
+    /// [`Catalogue::version`](super::Catalogue::version) gives it.
+    pub version: u32,
 }
 
 /// Of an arena that was made on a machine without an identity: any machine may use it.
@@ -76,7 +69,7 @@ impl Superblock {
     /// before reads whatever it can.
     #[must_use]
     pub fn version(&self) -> u32 {
-        self.catalogue.map_or(VERSION_PLAIN, |place| place.version())
+        self.catalogue.map_or(VERSION_PLAIN, |place| place.version)
     }
 
     /// Its bytes.
@@ -123,7 +116,7 @@ impl Superblock {
         if checksum(unsigned.as_bytes()) != raw.checksum.get() {
             return Err(Unusable::Damaged(Damage::Checksum));
         }
-        if !matches!(raw.version.get(), VERSION_PLAIN | VERSION) {
+        if !(VERSION_PLAIN..=VERSION).contains(&raw.version.get()) {
             return Err(Unusable::Version(raw.version.get()));
         }
         let field = |name| Err(Unusable::Damaged(Damage::Field(name)));
@@ -148,10 +141,12 @@ impl Superblock {
             len: raw.catalogue_length.get(),
             checksum: raw.catalogue_checksum.get(),
             handover: raw.handover.get(),
-            resident: raw.version.get() == VERSION,
+            version: raw.version.get(),
         };
         let catalogue = match raw.state.get() {
-            state::EMPTY if place.resident => return field("version of an empty arena"),
+            state::EMPTY if place.version != VERSION_PLAIN => {
+                return field("version of an empty arena");
+            }
             state::EMPTY
                 if (place.offset, place.len, place.checksum, place.handover) == (0, 0, 0, 0) =>
             {

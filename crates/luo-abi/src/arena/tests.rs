@@ -70,9 +70,9 @@ fn catalogue(objects: &[Object<'static>]) -> (Vec<u8>, Superblock) {
     let place = CataloguePlace {
         offset: 0x60000,
         len: bytes.len() as u64,
-        checksum: checksum(&bytes),
+        checksum: Catalogue::checksum(&bytes, Catalogue::version(objects.iter())),
         handover: handle(8),
-        resident: objects.iter().any(|object| object.kind == Kind::Resident),
+        version: Catalogue::version(objects.iter()),
     };
     (bytes, Superblock { catalogue: Some(place), ..superblock(6) })
 }
@@ -132,11 +132,11 @@ fn a_newer_arena_is_refused_whatever_the_other_superblock_says() {
     let mut newer = superblock(9).encode();
     // Everything behind the first 24 bytes may mean something else.
     newer[24..].fill(0x77);
-    newer[8] = 3;
+    newer[8] = 4;
     newer[16..24].fill(0);
     let sum = checksum(&newer);
     newer[16..24].copy_from_slice(&sum.to_le_bytes());
-    let version = Err(ArenaError::Version { found: 3, known: 2 });
+    let version = Err(ArenaError::Version { found: 4, known: 3 });
     let old = superblock(10).encode();
     for (first, second) in [(&newer, &newer), (&newer, &old), (&old, &newer)] {
         assert_eq!(find(first, second, SIZE, None), version);
@@ -179,7 +179,7 @@ fn every_impossible_field_of_a_superblock_is_refused() {
             len: 100,
             checksum: 1,
             handover: handle(1),
-            resident: false,
+            version: VERSION_PLAIN,
         }),
         ..superblock(6)
     };
@@ -233,12 +233,12 @@ fn resident_memory_is_one_piece_without_checksums_and_of_version_2() {
     };
     let objects = resident(|_| ());
     let (bytes, superblock) = catalogue(&objects);
-    assert_eq!(superblock.version(), 2);
+    assert_eq!(superblock.version(), VERSION_RESIDENT);
     assert_eq!(Superblock::decode(&superblock.encode()), Ok(superblock));
     assert_eq!(Catalogue::decode(&bytes, &superblock).unwrap().objects, objects);
     // Version 1 does not know it, and is still what is written without it.
     let mut older = superblock;
-    older.catalogue.as_mut().unwrap().resident = false;
+    older.catalogue.as_mut().unwrap().version = VERSION_PLAIN;
     let error = Catalogue::decode(&bytes, &older).unwrap_err();
     assert!(matches!(error, ArenaError::Catalogue { error: E::Kind, .. }), "{error}");
     assert_eq!(older.version(), 1);
@@ -255,6 +255,46 @@ fn resident_memory_is_one_piece_without_checksums_and_of_version_2() {
     let mut leading = resident(|_| ());
     leading[2] = object(8, Kind::Resident, BLOCK, &[piece(0, 0xc0000, BLOCK)], &[]);
     assert_eq!(refused(&leading), E::Handover);
+}
+
+#[test]
+fn damage_to_bytes_in_the_catalogue_is_theirs_alone_in_version_3() {
+    let mut objects = objects();
+    objects[2] = Object::new_inline(handle(8), b"handover".to_vec());
+    objects[3] = Object::new_inline(handle(9), b"".to_vec());
+    objects.push(Object::new_inline(handle(10), b"record".to_vec()));
+    objects.push(object(11, Kind::Resident, BLOCK, &[piece(0, 0x80000, BLOCK)], &[]));
+    let (bytes, superblock) = catalogue(&objects);
+    assert_eq!(superblock.version(), VERSION);
+    assert_eq!(Superblock::decode(&superblock.encode()), Ok(superblock));
+    assert_eq!(Catalogue::decode(&bytes, &superblock).unwrap().objects, objects);
+    let inline = bytes.len() - b"handoverrecord".len();
+    for bit in 0..8 * bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        let decoded = Catalogue::decode(&damaged, &superblock);
+        if bit / 8 < inline {
+            assert!(decoded.is_err(), "bit {bit}");
+            continue;
+        }
+        let hit = handle(if bit / 8 < inline + b"handover".len() { 8 } else { 10 });
+        for (object, before) in decoded.unwrap().objects.iter().zip(&objects) {
+            match object.inline() {
+                Some(Err(Damaged)) => assert_eq!(object.handle, hit, "bit {bit}"),
+                _ => assert!(object == before && object.handle != hit, "bit {bit}"),
+            }
+        }
+    }
+    // Each has one checksum there, and none in a version before.
+    objects[4].sums.to_mut().push(7);
+    assert_eq!(refused(&objects), CatalogueError::Count);
+    objects[4].sums.to_mut().clear();
+    assert_eq!(refused(&objects), CatalogueError::Count);
+    let mut older = superblock;
+    let place = older.catalogue.as_mut().unwrap();
+    place.version = VERSION_RESIDENT;
+    place.checksum = Catalogue::checksum(&bytes, place.version);
+    assert_eq!(Catalogue::decode(&bytes, &older), Err(CatalogueError::Count.at(144)));
 }
 
 #[test]
@@ -328,7 +368,7 @@ fn the_documented_layouts_are_those_of_the_code() {
         assert_eq!(end, size, "{heading}");
     }
     for words in [
-        std::format!("Versions {VERSION_PLAIN} and {VERSION}."),
+        std::format!("Versions {VERSION_PLAIN} to {VERSION}."),
         std::format!("topmost byte of a handle is {SPACE:#x}"),
         std::format!("at least {} MiB", SIZE_MIN >> 20),
         std::format!("one for each {} KiB", CHUNK >> 10),

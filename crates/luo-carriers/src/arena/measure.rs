@@ -128,7 +128,7 @@ impl Keep<HostFile> for Measure {
     fn keep_bytes(&self, bytes: &[u8]) -> Result<Handle, Failure> {
         let len = bytes.len();
         Ok(self.keep(if len <= MAX_INLINE {
-            Entry { blocks: 0, catalogue: encoded_len(0, 0, len) }
+            Entry { blocks: 0, catalogue: encoded_len(0, 1, len) }
         } else {
             let sums = len.div_ceil(copy::CHUNK as usize);
             let catalogue = encoded_len(1, sums, 0);

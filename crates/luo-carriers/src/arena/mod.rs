@@ -33,7 +33,7 @@ pub use carrier::ArenaCarrier;
 pub use file::{Access, FileMedium, Place, machine_id};
 pub use measure::{Measure, Measured};
 pub use medium::{Extent, Medium};
-pub use store::Arena;
+pub use store::{Arena, Usage};
 pub use view::View;
 
 use luo_abi::arena::ArenaError;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use luo_abi::arena::{CHUNK, Kind, Object, Placed, checksum};
+use luo_abi::arena::{CHUNK, Damaged, Kind, Object, Placed, chunk_sum};
 use luo_core::{Errno, Failure};
 
 use super::copy::Chunks;
@@ -87,12 +87,6 @@ pub(super) fn memory(handle: u64, chunks: Chunks) -> Object<'static> {
     Object { handle, kind: Kind::Memory, len: chunks.len, pieces, sums: Cow::Owned(chunks.sums) }
 }
 
-/// The checksum of a chunk, as it is in the catalogue.
-fn chunk_sum(bytes: &[u8]) -> u64 {
-    let sum = checksum(bytes);
-    if sum < 2 { sum + 2 } else { sum }
-}
-
 /// Writes bytes into a region that has room for them.
 pub(super) fn write_bytes(
     medium: &dyn Medium,
@@ -122,8 +116,8 @@ pub(super) fn write_bytes(
 
 /// Reads an object of bytes, and verifies it.
 pub(super) fn read_bytes(medium: &dyn Medium, object: &Object<'_>) -> Result<Vec<u8>, Failure> {
-    if let Kind::Inline(bytes) = &object.kind {
-        return Ok(bytes.to_vec());
+    if let Some(inline) = object.inline() {
+        return inline.map(<[u8]>::to_vec).map_err(|Damaged| damaged(object.handle, 0));
     }
     let len = usize::try_from(object.len).map_err(|error| {
         Failure::new(Errno::NoMem, "kept bytes do not fit into memory").because(error)

@@ -13,15 +13,14 @@
 //!   or may not have been written is written over with the old one. Where the medium refuses that
 //!   too, the error says so, and the space of both states is kept.
 
-use std::borrow::Cow;
 use std::sync::{Arc, PoisonError};
 
-use luo_abi::arena::{Catalogue, CataloguePlace, Kind, SUPERBLOCKS, Superblock, checksum, handle};
+use luo_abi::arena::{Catalogue, CataloguePlace, Object, SUPERBLOCKS, Superblock, handle};
 use luo_core::{Errno, Failure};
 
 use super::object::Stored;
 use super::space::Region;
-use super::store::{Arena, Live, Standing, inline, lost, seconds};
+use super::store::{Arena, Live, Standing, lost, seconds};
 use crate::io_failure;
 
 impl Arena {
@@ -48,8 +47,8 @@ impl Arena {
             }
         }
         let named = handle(state.next);
-        let kind = Kind::Inline(Cow::Owned(handover.to_vec()));
-        let object = Stored::new(inline(named, kind, handover.len()), Region::empty(&self.space));
+        let object = Object::new_inline(named, handover.to_vec());
+        let object = Stored::new(object, Region::empty(&self.space));
         let needed = state.needed.saturating_add(object.object.encoded_len());
         if state.reserve.len() < needed {
             state.reserve = self.space.allocate_whole(needed)?;
@@ -88,18 +87,19 @@ impl Arena {
         superblock: &mut Superblock,
     ) -> Result<(), Failure> {
         let list = objects.iter().map(|stored| &stored.object);
-        let bytes = Catalogue::encode(superblock.arena, superblock.generation, list);
+        let bytes = Catalogue::encode(superblock.arena, superblock.generation, list.clone());
         let len = bytes.len() as u64;
         let Some(extent) = region.extents().first().copied().filter(|whole| whole.len >= len)
         else {
             return Err(Failure::new(Errno::NoSpc, "the catalogue has outgrown its room"));
         };
+        let version = Catalogue::version(list);
         superblock.catalogue = Some(CataloguePlace {
             offset: extent.offset,
             len,
-            checksum: checksum(&bytes),
+            checksum: Catalogue::checksum(&bytes, version),
             handover,
-            resident: objects.iter().any(|stored| stored.object.kind == Kind::Resident),
+            version,
         });
         // What cannot be read back is not committed: better no update than one without a way on.
         Catalogue::decode(&bytes, superblock).map_err(|error| {

@@ -215,6 +215,19 @@ pub struct Event {
     pub total: Option<u64>,
 }
 
+/// How full an arena is, in bytes, as it was when luod had it open last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArenaRoom {
+    /// All of it.
+    pub size: u64,
+    /// What is kept, and what the arena itself needs.
+    pub used: u64,
+    /// What services write where it lies.
+    pub lent: u64,
+    /// The rest.
+    pub free: u64,
+}
+
 /// Reply of `GetStatus`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -239,6 +252,12 @@ pub struct Status {
     /// Where the arena is, where luod has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arena: Option<String>,
+    /// Why the arena could not be read when luod tried last, where it could not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arena_failure: Option<String>,
+    /// How full it is; missing until luod has read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arena_room: Option<ArenaRoom>,
     /// The machine's state.
     pub state: State,
     /// The event that is under way.

@@ -21,6 +21,8 @@ fn status() -> Status {
         reach: "agent".into(),
         through: None,
         arena: Some("/dev/pmem0".into()),
+        arena_failure: None,
+        arena_room: None,
         state: State::Normal,
         transition: None,
         liveupdate_number: 0,

@@ -16,7 +16,7 @@ use std::sync::{Arc, Weak};
 
 use luo_abi::keeper::key;
 use luo_carriers::HostFile;
-use luo_carriers::arena::ArenaCarrier;
+use luo_carriers::arena::{ArenaCarrier, Usage};
 use luo_carriers::liveupdate::LiveUpdateCarrier;
 use luo_core::{
     Caps, Carrier, CarrierId, Errno, Failure, Handle, Keep, Reach, Recall, SessionName,
@@ -105,10 +105,16 @@ pub(crate) struct Room {
 pub(crate) struct Carriers {
     near: Arc<Shared>,
     path: Option<PathBuf>,
+    /// Whether memory from it is verified.
+    verify: bool,
     arena: RefCell<Option<Arc<ArenaCarrier>>>,
     /// The same while anybody has it.
     last: RefCell<Weak<ArenaCarrier>>,
     room: Cell<Option<Room>>,
+    /// How full the arena was when it was let go of last.
+    usage: Cell<Option<Usage>>,
+    /// Why it could not be opened, where the last attempt failed.
+    failure: RefCell<Option<String>>,
     /// Or why it cannot be used.
     liveupdate: RefCell<Result<Arc<LiveUpdateCarrier>, Why>>,
     /// How many have the arena to lend memory from it.
@@ -133,13 +139,23 @@ impl Carriers {
         Self {
             near,
             path: arena,
+            verify: true,
             arena: RefCell::default(),
             last: RefCell::default(),
             room: Cell::default(),
+            usage: Cell::default(),
+            failure: RefCell::default(),
             liveupdate,
             lending: Cell::default(),
             copying,
         }
+    }
+
+    /// Whether memory from the arena is verified when it is given back; it is unless this says
+    /// otherwise.
+    pub(crate) fn with_verification(mut self, verify: bool) -> Self {
+        self.verify = verify;
+        self
     }
 
     pub(crate) fn near(&self) -> &Arc<Shared> {
@@ -251,7 +267,10 @@ impl Carriers {
             return Err(Failure::new(Errno::NoEnt, "luod has no arena"));
         };
         let copying = Arc::clone(&self.copying);
-        let arena = ArenaCarrier::open(path)?;
+        let opened = ArenaCarrier::open(path);
+        let failed = opened.as_ref().err().map(|failure| failure.reason().to_owned());
+        *self.failure.borrow_mut() = failed;
+        let arena = opened?.with_verification(self.verify);
         // Whatever was cancelled has ended: it had the arena locked.
         copying.begin();
         let opened = Arc::new(arena.with_progress(Box::new(move |done, _| copying.go_on(done))));
@@ -291,9 +310,24 @@ impl Carriers {
         }
     }
 
+    /// How full the arena is, or was when it was let go of last; `None` where it never was open.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        match self.open_arena() {
+            Some(arena) => Some(arena.arena().usage()),
+            None => self.usage.get(),
+        }
+    }
+
+    /// Why the arena could not be opened, where the last attempt failed.
+    pub(crate) fn arena_failure(&self) -> Option<String> {
+        self.failure.borrow().clone()
+    }
+
     /// Lets go of the arena, once what uses it has ended.
     pub(crate) fn close_arena(&self) {
-        *self.arena.borrow_mut() = None;
+        if let Some(arena) = self.arena.take() {
+            self.usage.set(Some(arena.arena().usage()));
+        }
     }
 
     /// The carrier to run a call with that keeps things in this one.

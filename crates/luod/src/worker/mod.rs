@@ -46,7 +46,7 @@ use luo_core::{
     CarrierId, Criticality, Event as CycleEvent, Failure, SubsystemKind, SubsystemOptions,
 };
 
-use crate::config::Config;
+use crate::config::{ArenaVerify, Config};
 use crate::store::{Event, Events, Store, StoreError, Table};
 use carriers::{Carriers, Copying};
 use custody::Custody;
@@ -219,6 +219,7 @@ fn new_carriers(
 ) -> Carriers {
     let near = Arc::clone(custody.carrier());
     Carriers::new(near, config.arena.clone(), liveupdate, copying)
+        .with_verification(config.arena_verify == ArenaVerify::Memory)
 }
 
 async fn restore(

@@ -90,6 +90,97 @@ fn memory_bytes_and_handover_come_back_after_the_process_is_gone() {
 }
 
 #[test]
+fn a_damaged_record_is_the_loss_of_that_record_alone() {
+    let dir = Dir::new(4 * MIB);
+    let records = [&b"the first record"[..], b"the second record", b"", b"the fourth record"];
+    let handles = {
+        let here = dir.carrier();
+        let handles = records.map(|record| here.keep_bytes(record).unwrap());
+        here.commit(b"the handover").unwrap();
+        handles
+    };
+    let image = std::fs::read(dir.path()).unwrap();
+    let damage = |what: &[u8]| {
+        let at = image.windows(what.len()).position(|bytes| bytes == what).unwrap();
+        File::options()
+            .write(true)
+            .open(dir.path())
+            .unwrap()
+            .write_all_at(&[image[at] ^ 4], at as u64)
+            .unwrap();
+    };
+    damage(records[1]);
+    let there = dir.carrier();
+    assert_eq!(there.committed().unwrap().unwrap(), b"the handover");
+    let lost = |carrier: &ArenaCarrier| {
+        for (handle, record) in handles.iter().zip(records) {
+            if record == records[1] {
+                let error = carrier.bytes(*handle).unwrap_err();
+                assert_eq!(error.errno(), Errno::Io);
+                assert!(error.reason().contains("is damaged"), "{error}");
+            } else {
+                assert_eq!(carrier.bytes(*handle).unwrap(), record);
+            }
+        }
+    };
+    lost(&there);
+    let view = View::read(there.arena().medium(), Some(&MACHINE)).unwrap();
+    let error = view.check(there.arena().medium(), false, &|_, _| Ok(())).unwrap_err();
+    assert!(error.reason().contains(&format!("{:#x}", handles[1].0)), "{error}");
+    // What is carried on is damaged still, and not made to look whole.
+    there.commit(b"the handover").unwrap();
+    drop(there);
+    lost(&dir.carrier());
+    // The handover itself is no single file's loss.
+    std::fs::write(dir.path(), &image).unwrap();
+    damage(b"the handover");
+    assert_eq!(Arena::open(dir.medium(), MACHINE).unwrap_err().errno(), Errno::Io);
+}
+
+#[test]
+fn an_arena_that_an_older_luo_has_written_is_read() {
+    use luo_abi::arena::{Catalogue, CataloguePlace, Kind, Object, Superblock, handle};
+    let dir = Dir::new(MIB);
+    let inline = |number, bytes: &[u8]| Object {
+        sums: Vec::new().into(),
+        ..Object::new_inline(handle(number), bytes.to_vec())
+    };
+    let objects = [inline(1, b"an old record"), inline(2, b"an old handover")];
+    assert!(objects.iter().all(|object| matches!(object.kind, Kind::Inline(_))));
+    let bytes = Catalogue::encode([1; 16], 42, objects.iter());
+    let place = CataloguePlace {
+        offset: 8192,
+        len: bytes.len() as u64,
+        checksum: luo_abi::arena::checksum(&bytes),
+        handover: handle(2),
+        version: 1,
+    };
+    let superblock = Superblock {
+        arena: [1; 16],
+        machine: MACHINE,
+        generation: 42,
+        size: MIB,
+        written: 1,
+        next_handle: 3,
+        catalogue: Some(place),
+    };
+    let block = superblock.encode();
+    let written = [&block[..], &block[..], &bytes[..]].concat();
+    dir.medium().write_at(0, &written).unwrap();
+    let here = dir.carrier();
+    assert_eq!(here.committed().unwrap().unwrap(), b"an old handover");
+    assert_eq!(here.bytes(Handle(handle(1))).unwrap(), b"an old record");
+    // What goes on with what is there keeps it readable, too.
+    let new = here.keep_bytes(b"a new record").unwrap();
+    here.commit(b"a new handover").unwrap();
+    drop(here);
+    let there = dir.carrier();
+    assert_eq!(there.committed().unwrap().unwrap(), b"a new handover");
+    assert_eq!(there.bytes(Handle(handle(1))).unwrap(), b"an old record");
+    assert_eq!(there.bytes(new).unwrap(), b"a new record");
+}
+
+#[test]
 fn what_was_not_committed_vanishes_and_its_space_is_free_again() {
     let dir = Dir::new(16 * MIB);
     let free = dir.carrier().arena().free();

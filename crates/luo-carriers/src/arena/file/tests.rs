@@ -138,12 +138,12 @@ fn each_kind_of_unusable_region_gives_its_own_error_and_is_not_touched() {
     let newer = Dir::with_handover();
     let mut block = [0; 4096];
     block[..8].copy_from_slice(b"luoarena");
-    block[8] = 3;
+    block[8] = 4;
     let sum = luo_abi::arena::checksum(&block);
     block[16..24].copy_from_slice(&sum.to_le_bytes());
     newer.change(4096, &block);
     let before = std::fs::read(newer.path()).unwrap();
-    let expected = ArenaError::Version { found: 3, known: 2 };
+    let expected = ArenaError::Version { found: 4, known: 3 };
     assert_eq!(refused(newer.open()), (Errno::OpNotSupp, expected));
     assert_eq!(newer.create(false).unwrap_err().errno(), Errno::Exist);
     assert!(std::fs::read(newer.path()).unwrap() == before, "it was not touched");

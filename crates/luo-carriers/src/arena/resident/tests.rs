@@ -52,7 +52,7 @@ fn what_was_written_where_it_lies_is_there_for_the_next_process() {
     };
     let arena = place.arena();
     let view = View::read(arena.medium(), Some(&MACHINE)).unwrap();
-    assert_eq!(view.superblock().version(), 2);
+    assert_eq!(view.superblock().version(), 3);
     // Nobody has verified it, and that is told.
     let checked = view.check(arena.medium(), true, &|_, _| Ok(())).unwrap();
     assert_eq!((checked.objects, checked.skipped), (2, 3 * MIB));

@@ -220,6 +220,13 @@ impl ManagerService {
             through: (machine.state != State::Normal || machine.transition.is_some())
                 .then(|| self.host.carriers.name(core.carrier()).to_owned()),
             arena: self.host.config.arena.as_ref().map(|path| path.display().to_string()),
+            arena_failure: self.host.carriers.arena_failure(),
+            arena_room: self.host.carriers.usage().map(|usage| protocol::ArenaRoom {
+                size: usage.size,
+                used: usage.used,
+                lent: usage.lent,
+                free: usage.free,
+            }),
             state: state(machine.state),
             transition: machine.transition.map(|event| event.name().to_owned()),
             liveupdate_number: core.number(),
