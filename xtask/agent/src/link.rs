@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::net::Ipv6Addr;
 use std::os::fd::OwnedFd;
 
 use rustix::net::netlink::SocketAddrNetlink;
@@ -26,6 +27,9 @@ const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const IFF_UP: u32 = 1;
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// Nobody else on the cable has the address: it is not looked for before it is used.
+const IFA_F_NODAD: u8 = 2;
 const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_BOOT: u8 = 3;
 const RTN_UNICAST: u8 = 1;
@@ -37,8 +41,8 @@ pub(crate) fn index(name: &str) -> io::Result<u32> {
     text.trim().parse().map_err(io::Error::other)
 }
 
-/// The first interface that has hardware behind it.
-pub(crate) fn hardware() -> io::Result<Option<String>> {
+/// The interfaces that have hardware behind them, in order.
+pub(crate) fn hardware() -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir("/sys/class/net")? {
         let entry = entry?;
@@ -46,7 +50,8 @@ pub(crate) fn hardware() -> io::Result<Option<String>> {
             names.push(entry.file_name().to_string_lossy().into_owned());
         }
     }
-    Ok(names.into_iter().min())
+    names.sort();
+    Ok(names)
 }
 
 /// Brings an interface up.
@@ -64,8 +69,16 @@ pub(crate) fn add_address(index: u32, address: [u8; 4], prefix: u8) -> io::Resul
     // struct ifaddrmsg: family, prefix length, flags, scope, index.
     let mut body = vec![AF_INET, prefix, 0, 0];
     body.extend(index.to_ne_bytes());
-    attribute(&mut body, IFA_LOCAL, address);
-    attribute(&mut body, IFA_ADDRESS, address);
+    attribute(&mut body, IFA_LOCAL, &address);
+    attribute(&mut body, IFA_ADDRESS, &address);
+    ask(RTM_NEWADDR, NLM_F_CREATE, &body)
+}
+
+/// Gives it an address that can be used at once.
+pub(crate) fn add_address_v6(index: u32, address: Ipv6Addr, prefix: u8) -> io::Result<()> {
+    let mut body = vec![AF_INET6, prefix, IFA_F_NODAD, 0];
+    body.extend(index.to_ne_bytes());
+    attribute(&mut body, IFA_ADDRESS, &address.octets());
     ask(RTM_NEWADDR, NLM_F_CREATE, &body)
 }
 
@@ -74,14 +87,15 @@ pub(crate) fn add_default_route(index: u32, gateway: [u8; 4]) -> io::Result<()> 
     // struct rtmsg: family, lengths, tos, table, protocol, scope, type, flags.
     let mut body = vec![AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, 0, RTN_UNICAST];
     body.extend(0_u32.to_ne_bytes());
-    attribute(&mut body, RTA_GATEWAY, gateway);
-    attribute(&mut body, RTA_OIF, index.to_ne_bytes());
+    attribute(&mut body, RTA_GATEWAY, &gateway);
+    attribute(&mut body, RTA_OIF, &index.to_ne_bytes());
     ask(RTM_NEWROUTE, NLM_F_CREATE, &body)
 }
 
-/// All that are needed here have four bytes, so none needs padding.
-fn attribute(body: &mut Vec<u8>, kind: u16, value: [u8; 4]) {
-    body.extend(8_u16.to_ne_bytes());
+/// All that are needed here have a multiple of four bytes, so none needs padding.
+fn attribute<const LEN: usize>(body: &mut Vec<u8>, kind: u16, value: &[u8; LEN]) {
+    const { assert!(LEN.is_multiple_of(4) && LEN < 256) };
+    body.extend((4 + LEN as u16).to_ne_bytes());
     body.extend(kind.to_ne_bytes());
     body.extend(value);
 }
@@ -150,7 +164,12 @@ mod tests {
     fn the_kernel_understands_what_is_asked() {
         // Without privileges each is EPERM, which the kernel says after it has found the
         // request whole; as root on an interface that does not exist it is ENODEV.
-        for asked in [up(u32::MAX >> 1), add_address(u32::MAX >> 1, [10, 0, 2, 15], 24)] {
+        let nobody = u32::MAX >> 1;
+        for asked in [
+            up(nobody),
+            add_address(nobody, [10, 0, 2, 15], 24),
+            add_address_v6(nobody, Ipv6Addr::LOCALHOST, 128),
+        ] {
             let errno = asked.expect_err("there is no such interface").raw_os_error();
             let known = [rustix::io::Errno::PERM, rustix::io::Errno::NODEV];
             assert!(known.iter().any(|known| Some(known.raw_os_error()) == errno), "{errno:?}");

@@ -16,6 +16,9 @@ const MODULES: &str = "/lib/modules/lab.order";
 const ADDRESS: [u8; 4] = [10, 0, 2, 15];
 const PREFIX: u8 = 24;
 const GATEWAY: [u8; 4] = [10, 0, 2, 2];
+/// On the kernel's command line: the IPv6 address on the cable to another machine.
+const WIRE: &str = "lab.wire=";
+const WIRE_PREFIX: u8 = 64;
 
 const MOUNTS: &[(&str, &str, &str)] = &[
     ("devtmpfs", "/dev", "mode=0755"),
@@ -52,7 +55,7 @@ pub(crate) fn all() -> Vec<String> {
     if let Err(error) = early::start_luod(&command_line) {
         problems.push(format!("start luod before the network: {error}"));
     }
-    network(&mut problems);
+    network(&command_line, &mut problems);
     // So that what luod kills itself with in a test leaves no core file in memory.
     if let Err(error) = fs::write("/proc/sys/kernel/core_pattern", "/dev/null\n") {
         problems.push(format!("keep cores off: {error}"));
@@ -94,7 +97,7 @@ fn modules(problems: &mut Vec<String>) {
     }
 }
 
-fn network(problems: &mut Vec<String>) {
+fn network(command_line: &str, problems: &mut Vec<String>) {
     let up = |name: &str, problems: &mut Vec<String>| match link::index(name)
         .and_then(|index| link::up(index).map(|()| index))
     {
@@ -105,16 +108,28 @@ fn network(problems: &mut Vec<String>) {
         }
     };
     up("lo", problems);
-    match link::hardware() {
-        Ok(Some(name)) => {
-            let Some(index) = up(&name, problems) else { return };
-            if let Err(error) = link::add_address(index, ADDRESS, PREFIX)
-                .and_then(|()| link::add_default_route(index, GATEWAY))
-            {
-                problems.push(format!("give {name} its address: {error}"));
-            }
-        }
-        Ok(None) => problems.push("there is no network card".into()),
-        Err(error) => problems.push(format!("look for a network card: {error}")),
+    let mut cards = match link::hardware() {
+        Ok(cards) => cards.into_iter(),
+        Err(error) => return problems.push(format!("look for a network card: {error}")),
+    };
+    let Some(name) = cards.next() else { return problems.push("there is no network card".into()) };
+    let Some(index) = up(&name, problems) else { return };
+    if let Err(error) = link::add_address(index, ADDRESS, PREFIX)
+        .and_then(|()| link::add_default_route(index, GATEWAY))
+    {
+        problems.push(format!("give {name} its address: {error}"));
+    }
+    let Some(wire) = command_line.split_whitespace().find_map(|word| word.strip_prefix(WIRE))
+    else {
+        return;
+    };
+    let Some(name) = cards.next() else { return problems.push("there is no second card".into()) };
+    let Some(index) = up(&name, problems) else { return };
+    let given = wire
+        .parse()
+        .map_err(io::Error::other)
+        .and_then(|address| link::add_address_v6(index, address, WIRE_PREFIX));
+    if let Err(error) = given {
+        problems.push(format!("give {name} the address {wire}: {error}"));
     }
 }

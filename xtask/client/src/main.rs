@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use luo::{Options, Participant, ParticipantOptions, Record, Session, Unclaimed};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 mod agent;
+mod count;
 
 /// How long any call may take: processors in the lab are emulated.
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -37,6 +39,16 @@ enum Command {
     Take {
         #[command(flatten)]
         what: What,
+    },
+    /// Counts by INCR on one connection to kv, without a pause: an answer that is not the next number
+    /// is a failure.
+    Count {
+        /// Of kv.
+        address: SocketAddr,
+        /// Where the last answer is to be found, now and then.
+        counted: PathBuf,
+        /// Ends when this is there.
+        stop: PathBuf,
     },
     /// Makes a session, and fills its own kernel session beside it.
     KeepOwn {
@@ -88,8 +100,8 @@ enum Command {
     },
     /// Tries what preserving does to a memory file in this kernel.
     Freezes,
-    /// Has a pipe in a session, which no carrier beyond this kernel takes.
-    KeepPipe {
+    /// Has a pidfd in a session, which no carrier beyond this kernel takes.
+    KeepProcess {
         /// The session.
         session: String,
     },
@@ -166,6 +178,7 @@ fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Keep { what } => keep(&what),
         Command::Take { what } => take(&what),
+        Command::Count { address, counted, stop } => count::count(address, &counted, &stop),
         Command::KeepOwn { session, files } => keep_own(&session, files),
         Command::TakeOwn { session, files } => take_own(&session, files),
         Command::Damage { path, session, token } => damage(&path, &session, token),
@@ -174,7 +187,7 @@ fn main() -> ExitCode {
         Command::SetTrap { trap } => agent::set(trap),
         Command::WalkTrap { trap } => agent::walk(trap),
         Command::Freezes => agent::freezes(),
-        Command::KeepPipe { session } => keep_pipe(&session),
+        Command::KeepProcess { session } => keep_process(&session),
         Command::Release { session } => release(&session),
         Command::Refused { session, errno } => refused(&session, &errno),
         Command::Veto { name } => veto(&name),
@@ -367,10 +380,11 @@ fn damage(path: &Path, session: &str, token: u64) -> Result<(), Failed> {
     }
 }
 
-fn keep_pipe(name: &str) -> Result<(), Failed> {
+fn keep_process(name: &str) -> Result<(), Failed> {
     let session = Session::create_with(name, options()).map_err(luo(name))?;
-    let (reader, _) = rustix::pipe::pipe().map_err(system("a pipe"))?;
-    session.preserve(1, reader).map_err(luo(name))
+    let process = rustix::process::getpid();
+    let process = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty());
+    session.preserve(1, process.map_err(system("a pidfd"))?).map_err(luo(name))
 }
 
 fn release(name: &str) -> Result<(), Failed> {

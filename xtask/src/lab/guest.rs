@@ -44,9 +44,9 @@ pub(crate) fn serves(machine: &Machine<'_>) -> Result<()> {
         .context(|| format!("luod does not serve; its log: {}", log(machine, LUOD_LOG)))
 }
 
-/// Starts kv, and returns when it listens: its process.
+/// Starts kv, and returns when it listens, by IPv4 and IPv6: its process.
 pub(crate) fn start_kv(machine: &Machine<'_>) -> Result<u32> {
-    let bind = format!("0.0.0.0:{KV_PORT}");
+    let bind = format!("[::]:{KV_PORT}");
     let kv = machine.spawn(&["kv", "--bind", &bind, "--luo-deadline", "300"], KV_LOG)?;
     machine
         .until_ok(&["grep", "-q", "kv listens on ", KV_LOG], PATIENT)

@@ -13,7 +13,7 @@
 //! - Ports of this machine that lead to the guest are on the loopback, and picked by the kernel.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -54,8 +54,19 @@ pub(crate) struct Config {
     pub(crate) disks: Vec<PathBuf>,
     /// Ports of the guest to which [`Machine::address`] leads.
     pub(crate) ports: Vec<u16>,
+    /// A second network card, on a cable to another machine.
+    pub(crate) wire: Option<Wire>,
     /// The console is this terminal, with a shell, instead of a file.
     pub(crate) shell: bool,
+}
+
+/// One end of a cable between two machines: a socket on which the first of them listens.
+#[derive(Debug, Clone)]
+pub(crate) struct Wire {
+    pub(crate) socket: PathBuf,
+    pub(crate) listens: bool,
+    /// Its IPv6 address, of 64 bits of prefix.
+    pub(crate) address: Ipv6Addr,
 }
 
 impl Config {
@@ -68,6 +79,7 @@ impl Config {
             append: "memmap=256M!1G".into(),
             disks: Vec::new(),
             ports: vec![KV_PORT],
+            wire: None,
             shell: false,
         }
     }
@@ -483,6 +495,9 @@ fn command_line(config: &Config) -> String {
     // A kernel that panics restarts, and QEMU ends instead of that: nobody waits for it in vain.
     let mut line =
         format!("console=ttyS0 panic=-1 loglevel=4 kho=on liveupdate=on {}", config.append);
+    if let Some(wire) = &config.wire {
+        line.push_str(&format!(" lab.wire={}", wire.address));
+    }
     if config.shell {
         line.push_str(" lab.shell");
     }
@@ -520,6 +535,15 @@ fn qemu(
         network.push_str(&format!(",hostfwd=tcp:127.0.0.1:0-:{port}"));
     }
     command.args(["-netdev", &network, "-device", "virtio-net-pci,netdev=net,romfile="]);
+    if let Some(wire) = &config.wire {
+        let server = if wire.listens { "on" } else { "off" };
+        let path = escaped(&wire.socket);
+        let cable = format!("stream,id=wire,server={server},addr.type=unix,addr.path={path}");
+        command.args(["-netdev", &cable, "-device"]);
+        // Two cards of one address would take each other's packets for their own.
+        let [.., last] = wire.address.octets();
+        command.arg(format!("virtio-net-pci,netdev=wire,romfile=,mac=52:54:00:6c:75:{last:02x}"));
+    }
     command.args(["-device", "virtio-rng-pci"]);
     for (disk, index) in config.disks.iter().zip(0..) {
         command.args([

@@ -42,6 +42,19 @@ impl Medium {
         self.path().map(|path| format!("arena = {path:?}\n")).unwrap_or_default()
     }
 
+    /// What the kernel's command line needs for luod to come before the network, so that connections
+    /// are back before a packet is.
+    pub(crate) fn luod_first(&self) -> String {
+        let mut words = String::from(" lab.luod=");
+        for byte in self.configuration().bytes() {
+            words.push_str(&format!("{byte:02x}"));
+        }
+        if let Some(path) = self.path() {
+            words.push_str(&format!(" lab.await={path}"));
+        }
+        words
+    }
+
     /// Has it there, in a kernel that has just booted.
     pub(crate) fn attach(&self, machine: &Machine<'_>) -> Result<()> {
         match self {

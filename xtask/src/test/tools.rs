@@ -39,6 +39,16 @@ const TOOLS: &[Tool] = &[
         package: "redis-tools",
         needed_for: "the tests and documents that run redis-cli against kv",
     },
+    Tool {
+        what: "ip",
+        package: "iproute2",
+        needed_for: "the tests of TCP connections in network namespaces",
+    },
+    Tool {
+        what: "tc",
+        package: "iproute2",
+        needed_for: "the tests of TCP connections whose packets are lost or late",
+    },
 ];
 
 impl Tool {

@@ -1,8 +1,8 @@
-//! A client on this machine that asks kv in the guest for one value, again and again.
+//! A client on this machine that counts in kv in the guest, on one connection.
 //!
-//! It knows nothing of kernels: a request that is not answered in time costs it its connection, and
-//! it makes a new one. So what it writes down is how long a client was without kv, on a clock that no
-//! kexec stops.
+//! It knows nothing of kernels, and never makes its connection anew: the connection goes on under the
+//! next kernel, or the client has lost it. A request that was lost or done twice would show in the next
+//! answer. How long it waited is measured on a clock that no kexec stops.
 //!
 //! Invariants: every answer is compared; no request waits for longer than [`PATIENCE`].
 
@@ -16,13 +16,12 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::failure::{Context as _, Failed, Result};
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_millis(250);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two requests.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long one question that is asked once may take.
 const ONCE: Duration = Duration::from_secs(30);
-const KEY: &str = "demo:asked";
-const VALUE: &str = "put in before the kernel was replaced";
+const KEY: &str = "demo:counted";
 
 /// One answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,9 +36,9 @@ pub(super) struct Answer {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seen {
     pub(super) answers: Vec<Answer>,
-    /// Requests and connections that came to nothing.
-    pub(super) unanswered: u64,
-    /// The first answer that was not the value.
+    /// Why the connection came to its end before its time.
+    pub(super) lost: Option<String>,
+    /// The first answer that was not the next number.
     pub(super) wrong: Option<String>,
 }
 
@@ -63,19 +62,19 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    /// Puts in the value, and begins to ask for it.
+    /// Connects, and begins to count.
     pub(super) fn start(kv: SocketAddr) -> Result<Self> {
-        let put = format!("*3\r\n{}{}{}", bulk("SET"), bulk(KEY), bulk(VALUE));
-        let said = once(kv, &put)?;
-        if said != "OK" {
-            return Err(Failed::new(format!("kv does not take a value: {said}")));
-        }
+        let count = Client::connect(kv, PATIENCE).and_then(|mut client| {
+            client.next(1)?;
+            Ok(client)
+        });
+        let client = count.context(|| "begin to count in kv".into())?;
         let began = Instant::now();
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);
         let thread = thread::Builder::new()
             .name("asker".into())
-            .spawn(move || ask_until(kv, began, &told))
+            .spawn(move || count_until(client, began, &told))
             .context(|| "start a thread".into())?;
         Ok(Self { began, stop, thread: Some(thread) })
     }
@@ -88,6 +87,12 @@ impl Asker {
     /// Since it began.
     pub(super) fn now(&self) -> Duration {
         self.began.elapsed()
+    }
+
+    /// Waits for its own end, which comes with the first failure.
+    #[cfg(test)]
+    fn ended(mut self) -> Seen {
+        self.thread.take().expect("it runs").join().expect("it ends")
     }
 
     /// Ends it.
@@ -108,26 +113,24 @@ impl Drop for Asker {
     }
 }
 
-fn ask_until(kv: SocketAddr, began: Instant, stop: &AtomicBool) -> Seen {
-    let request = format!("*2\r\n{}{}", bulk("GET"), bulk(KEY));
+fn count_until(mut client: Client, began: Instant, stop: &AtomicBool) -> Seen {
     let mut seen = Seen::default();
-    let mut client = None;
+    let mut next = 2;
     while !stop.load(Ordering::Relaxed) {
         let asked = Instant::now();
-        let answered = match client.take() {
-            Some(client) => Ok(client),
-            None => Client::connect(kv, PATIENCE),
-        }
-        .and_then(|mut client: Client| Ok((client.ask(&request)?, client)));
-        match answered {
-            Ok((value, same)) => {
-                if value != VALUE && seen.wrong.is_none() {
-                    seen.wrong = Some(value);
-                }
+        match client.next(next) {
+            Ok(()) => {
                 seen.answers.push(Answer { at: began.elapsed(), took: asked.elapsed() });
-                client = Some(same);
+                next += 1;
             }
-            Err(_) => seen.unanswered += 1,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                seen.wrong = Some(error.to_string());
+                break;
+            }
+            Err(error) => {
+                seen.lost = Some(format!("request {next}: {error}"));
+                break;
+            }
         }
         thread::sleep(PAUSE);
     }
@@ -159,6 +162,16 @@ impl Client {
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;
         Ok(Self(BufReader::new(stream)))
+    }
+
+    /// Counts one further, which has to come to this.
+    fn next(&mut self, count: u64) -> io::Result<()> {
+        let said = self.ask(&format!("*2\r\n{}{}", bulk("INCR"), bulk(KEY)))?;
+        if said == count.to_string() {
+            return Ok(());
+        }
+        let what = format!("{said:?} instead of {count}");
+        Err(io::Error::new(io::ErrorKind::InvalidData, what))
     }
 
     /// One request, and its answer without the marks of its type.
@@ -217,14 +230,39 @@ mod tests {
         served.join().expect("all were served");
     }
 
+    /// Answers one connection, request by request.
+    fn counter(answers: Vec<&'static str>) -> (SocketAddr, JoinHandle<()>) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let served = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            for answer in answers {
+                let mut request = [0; 256];
+                let _ = stream.read(&mut request).expect("its request");
+                stream.write_all(answer.as_bytes()).expect("the answer");
+            }
+        });
+        (address, served)
+    }
+
     #[test]
-    fn a_wrong_answer_is_remembered_and_a_lost_connection_is_made_again() {
-        let (address, served) = kv(vec!["+OK\r\n", "$5\r\nother\r\n", "$5\r\nlater\r\n"]);
-        let asker = Asker::start(address).expect("kv takes the value");
-        // The last of them has been answered.
-        served.join().expect("all were served");
-        let seen = asker.stop().expect("what it saw");
-        assert_eq!(seen.wrong.as_deref(), Some("other"));
-        assert!(seen.unanswered >= 1, "{seen:?}");
+    fn an_answer_that_is_not_the_next_number_is_remembered() {
+        let (address, served) = counter(vec![":1\r\n", ":2\r\n", ":2\r\n"]);
+        let asker = Asker::start(address).expect("it counts");
+        served.join().expect("all were answered");
+        let seen = asker.ended();
+        assert_eq!(seen.answers.len(), 1);
+        assert!(seen.wrong.is_some_and(|wrong| wrong.contains("instead of 3")));
+        assert_eq!(seen.lost, None);
+    }
+
+    #[test]
+    fn a_connection_that_ends_is_lost_and_not_made_again() {
+        let (address, served) = counter(vec![":1\r\n", ":2\r\n"]);
+        let asker = Asker::start(address).expect("it counts");
+        served.join().expect("all were answered");
+        let seen = asker.ended();
+        assert!(seen.lost.is_some_and(|lost| lost.starts_with("request 3")));
+        assert_eq!(seen.wrong, None);
     }
 }

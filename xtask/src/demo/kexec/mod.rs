@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! lab ─▶ machine, luod, kv ─▶ fill ─▶ │ load │ ─▶ load rests ─▶ luoctl kexec load ─▶ luoctl reboot
-//!                                    └─────── a client asks for one value ─ ─ ─ ─ ─ ─ ─┐
-//!     ─▶ the next kernel ─▶ luod, kv ─▶ all data read back ─▶ finish ─▶ table, report  ┘
+//!                                    └──── a client counts, on one connection ─ ─ ─ ─ ─┐
+//!     ─▶ the next kernel ─▶ luod, network, kv ─▶ finish ─▶ all data read back ─▶ report ┘
 //! ```
 //!
 //! Invariants:
@@ -143,12 +143,13 @@ fn kernel(medium: Medium) -> Kernel {
 
 fn run(lab: &Lab, medium: Medium, sizes: Sizes) -> Result<Outcome> {
     let kernel = kernel(medium);
-    let mut machine = Machine::start(lab, &Config::new(kernel))?;
+    let mut config = Config::new(kernel);
+    config.append.push_str(&medium.luod_first());
+    let mut machine = Machine::start(lab, &config)?;
     let before = boot(&machine);
     progress::say(&format!("  {:28} {before}", "a machine boots"));
-    medium.attach(&machine)?;
+    guest::serves(&machine)?;
     medium.create(&machine)?;
-    guest::start_luod(&machine, &medium.configuration())?;
     guest::start_kv(&machine)?;
     let kv = machine.address(KV_PORT)?;
     let load = fill(kv, sizes)?;
@@ -167,19 +168,19 @@ fn run(lab: &Lab, medium: Medium, sizes: Sizes) -> Result<Outcome> {
     mark("luoctl reboot");
     guest::reboot(&mut machine, medium)?;
     mark("the next kernel answers");
-    medium.attach(&machine)?;
-    guest::start_luod(&machine, &medium.configuration())?;
-    mark("luod serves");
+    guest::serves(&machine)?;
     guest::start_kv(&machine)?;
     mark("kv listens");
-    // kv is the first thing that anyone waits for; what follows is for the eye.
+    // What the service had first, it has again; connections are its own from here on.
+    guest::luoctl(&machine, &["finish"])?;
+    mark("finish");
+    // What follows is for the eye.
     std::thread::sleep(sizes.load);
     let origin = asker.origin();
     let seen = asker.stop()?;
     let after = boot(&machine);
     let keys_after = asker::keys(kv)?;
     let load = read_back(load, kv)?;
-    guest::luoctl(&machine, &["finish"])?;
     let timeline = guest::luoctl(&machine, &["--json", "report"])?;
     let timeline: Timeline = serde_json::from_str(&timeline).map_err(|error| {
         Failed::new(format!("luoctl's report is not what it says it is: {error}"))

@@ -79,7 +79,10 @@ impl Outcome {
             ));
         }
         if let Some(wrong) = &self.seen.wrong {
-            errors.push(format!("the client that went on asking got a wrong value: {wrong}"));
+            errors.push(format!("the client that counts got {wrong}"));
+        }
+        if let Some(lost) = &self.seen.lost {
+            errors.push(format!("the client that counts lost its connection at {lost}"));
         }
         if self.keys.0 != self.keys.1 {
             errors.push(format!("kv had {} keys before, and has {}", self.keys.0, self.keys.1));
@@ -131,6 +134,20 @@ impl Outcome {
         ]
     }
 
+    /// What became of the connection.
+    fn connection(&self) -> String {
+        let answered = table::number(self.seen.answers.len() as u64);
+        match (&self.seen.lost, &self.seen.wrong) {
+            (None, None) => format!(
+                "One TCP connection went on from kernel to kernel: {answered} numbered requests, none \
+                 lost, none done twice."
+            ),
+            (Some(what), _) | (None, Some(what)) => {
+                format!("The connection failed after {answered} requests: {what}.")
+            }
+        }
+    }
+
     /// The blackout, from outside and by luod's own account.
     pub(super) fn measured(&self) -> String {
         let mut text = format!(
@@ -146,11 +163,9 @@ impl Outcome {
             ));
         }
         text.push_str(&format!(
-            ". The processors are emulated. Carrier: {}; {} requests answered meanwhile and around, \
-             {} not.",
+            ". The processors are emulated. Carrier: {}. {}",
             self.carrier,
-            table::number(self.seen.answers.len() as u64),
-            table::number(self.seen.unanswered)
+            self.connection()
         ));
         text
     }
@@ -219,7 +234,7 @@ pub(super) mod tests {
             mib: 2,
             boots: (boot("one"), boot("<two>")),
             keys: (128, 128),
-            seen: Seen { answers: vec![at(10), at(990), at(4000)], unanswered: 5, wrong: None },
+            seen: Seen { answers: vec![at(10), at(990), at(4000)], lost: None, wrong: None },
             gap: (Duration::from_millis(990), Duration::from_millis(4000)),
             marks: vec![mark("luoctl reboot", 500), mark("kv listens", 3900)],
             frozen_at: 0.9,
@@ -255,10 +270,11 @@ pub(super) mod tests {
 
     #[test]
     fn each_thing_that_is_not_as_it_was_is_an_error() {
-        let spoil: [fn(&mut Outcome); 8] = [
+        let spoil: [fn(&mut Outcome); 9] = [
             |outcome| outcome.load = load(1, 2 << 20),
             |outcome| outcome.load = load(0, 1 << 20),
             |outcome| outcome.seen.wrong = Some("other".into()),
+            |outcome| outcome.seen.lost = Some("reset".into()),
             |outcome| outcome.keys.1 = 127,
             |outcome| outcome.boots.1 = outcome.boots.0.clone(),
             |outcome| outcome.timeline.same_kernel = true,
@@ -275,7 +291,9 @@ pub(super) mod tests {
     #[test]
     fn the_tables_have_both_sides_and_each_phase() {
         let text = outcome().text();
-        for part in ["keys in kv", "prepare", "boot", "session <kv>", "-100 ms", "3010 ms"] {
+        for part in
+            ["keys in kv", "prepare", "boot", "session <kv>", "-100 ms", "3010 ms", "none lost"]
+        {
             assert!(text.contains(part), "{part} is not in {text}");
         }
     }

@@ -61,7 +61,7 @@ pub(super) fn page(outcome: &Outcome) -> String {
          content=\"width=device-width\"><meta name=\"color-scheme\" content=\"light dark\">\
          <title>luo: a kernel replaced under kv</title><style>{}{}{STYLE}</style></head><body>\
          <h1>luo: a kernel replaced under kv</h1><p>kv holds {} MiB. The kernel below it is replaced \
-         by another boot; a client outside goes on asking for one value.</p>{errors}\
+         by another boot; a client outside goes on counting, on one TCP connection.</p>{errors}\
          <div class=\"figure\">{}</div><h2>Before and after</h2><div class=\"wide\"><table><thead>\
          <tr><th></th><th>before</th><th>after</th></tr></thead><tbody>{sides}</tbody></table></div>\
          <h2>Phase by phase</h2><div class=\"wide\"><table><thead><tr><th>phase, by luod's clock</th>\
@@ -134,8 +134,8 @@ fn svg(outcome: &Outcome, attributes: &str, style: &str) -> String {
     }
     let _ = writeln!(
         svg,
-        "<text class=\"soft\" x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">above: answers to a client \
-         outside; below: phases by luod's clocks, which know the kexec's length to within a \
+        "<text class=\"soft\" x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">above: answers on one TCP \
+         connection from outside; below: phases by luod's clocks, which know the kexec's length to within a \
          second</text></svg>",
         WIDTH - RIGHT,
         height - 6.0

@@ -151,6 +151,12 @@ pub(super) const ALL: &[Test] = &[
         selftests: false,
     },
     Test {
+        name: "tcp-ipv6",
+        about: "a connection by IPv6 from another machine goes on over a kexec",
+        run: tcp::ipv6,
+        selftests: false,
+    },
+    Test {
         name: "damaged-arena",
         about: "after a byte in /dev/pmem0 changed, what it is not part of comes back",
         run: damaged::arena,

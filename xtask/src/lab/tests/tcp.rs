@@ -2,17 +2,20 @@
 //! machine, wait for a while, and that is all.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv6Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use luo_lab_agent::End;
+use tempfile::TempDir;
+
 use super::guest;
 use super::medium::Medium;
 use super::must;
 use crate::failure::{Context as _, Failed, Result};
-use crate::lab::machine::{Config, KV_PORT, Machine};
+use crate::lab::machine::{Config, KV_PORT, Machine, Wire};
 use crate::lab::{Kernel, Lab};
 
 const CALLERS: usize = 100;
@@ -34,9 +37,64 @@ pub(super) fn arena(lab: &Lab) -> Result<String> {
     cross(lab, Medium::Pmem, Kernel::Stock)
 }
 
+/// The caller is another machine, since QEMU's user network has no way in for IPv6.
+pub(super) fn ipv6(lab: &Lab) -> Result<String> {
+    const NET: [u16; 7] = [0xfd6c, 0x756f, 0, 0, 0, 0, 0];
+    const COUNTED: &str = "/run/lab/counted";
+    const STOP: &str = "/run/lab/stop";
+    const LOG: &str = "/run/lab/count.log";
+    let [a, b, c, d, e, f, g] = NET;
+    let cable = TempDir::with_prefix("luo-lab-").context(|| "make a directory".into())?;
+    let socket = cable.path().join("cable");
+    let end = |listens, number| Wire {
+        socket: socket.clone(),
+        listens,
+        address: Ipv6Addr::new(a, b, c, d, e, f, g, number),
+    };
+    let medium = Medium::Liveupdate;
+    let (here, there) = (end(true, 1), end(false, 2));
+    let served = SocketAddr::from((here.address, KV_PORT));
+    let mut config = Config::new(Kernel::Own);
+    config.append.push_str(&medium.luod_first());
+    config.wire = Some(here);
+    let mut machine = Machine::start(lab, &config)?;
+    guest::start_kv(&machine)?;
+    let mut config = Config::new(Kernel::Own);
+    config.wire = Some(there);
+    let outside = Machine::start(lab, &config)?;
+    let argv = ["luo-lab-client", "count", &served.to_string(), COUNTED, STOP];
+    let caller = outside.spawn(&argv, LOG)?;
+    let log = || String::from_utf8_lossy(&outside.pull(LOG).unwrap_or_default()).into_owned();
+    let counted = || -> Option<u64> {
+        String::from_utf8_lossy(&outside.pull(COUNTED).ok()?).trim().parse().ok()
+    };
+    let until = |count: u64| -> Result<()> {
+        let began = Instant::now();
+        while counted().is_none_or(|now| now < count) {
+            must(began.elapsed() < PATIENCE, || {
+                format!("the caller waits at {:?}: {}", counted(), log())
+            })?;
+            thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    };
+    until(10 * ROUNDS)?;
+    guest::load(&machine, Kernel::Own)?;
+    let kexec = guest::reboot(&mut machine, medium)?;
+    let status = guest::luoctl(&machine, &["status"])?;
+    must(status.contains("updated"), || format!("luod found nothing that was kept: {status}"))?;
+    guest::start_kv(&machine)?;
+    guest::luoctl(&machine, &["finish"])?;
+    until(counted().unwrap_or(0) + 10 * ROUNDS)?;
+    outside.push(STOP, 0o644, b"")?;
+    let ended = outside.wait(caller, PATIENCE)?;
+    must(ended == End::Exited(0), || format!("the caller ended with {ended:?}: {}", log()))?;
+    Ok(format!("{}, the kexec {:.1} s", log().trim(), kexec.as_secs_f64()))
+}
+
 fn cross(lab: &Lab, medium: Medium, kernel: Kernel) -> Result<String> {
     let mut config = Config::new(kernel);
-    config.append.push_str(&luod_first(medium));
+    config.append.push_str(&medium.luod_first());
     let mut machine = Machine::start(lab, &config)?;
     medium.create(&machine)?;
     guest::start_kv(&machine)?;
@@ -73,18 +131,6 @@ fn cross(lab: &Lab, medium: Medium, kernel: Kernel) -> Result<String> {
         longest.as_secs_f64(),
         kexec.as_secs_f64()
     ))
-}
-
-/// What the kernel's command line needs for luod to come before the network.
-fn luod_first(medium: Medium) -> String {
-    let mut words = String::from(" lab.luod=");
-    for byte in medium.configuration().bytes() {
-        words.push_str(&format!("{byte:02x}"));
-    }
-    if let Some(path) = medium.path() {
-        words.push_str(&format!(" lab.await={path}"));
-    }
-    words
 }
 
 fn connect(address: SocketAddr) -> Result<TcpStream> {

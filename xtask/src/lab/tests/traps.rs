@@ -51,13 +51,13 @@ pub(super) fn freezes(lab: &Lab) -> Result<String> {
 pub(super) fn words(lab: &Lab) -> Result<String> {
     let machine = Machine::start(lab, &Config::new(Kernel::Own))?;
     guest::start_luod(&machine, "liveupdate = \"on\"\n")?;
-    guest::client(&machine, None, &["keep-pipe", "tap"])?;
+    guest::client(&machine, None, &["keep-process", "tap"])?;
     let refused = machine.run(&["luoctl", "prepare", "--carrier", "liveupdate"])?;
     must(
         refused.end != End::Exited(0)
             && refused.text().contains("tap")
             && refused.text().contains("cannot keep an open file of this type"),
-        || format!("of a pipe luoctl says {}", refused.text()),
+        || format!("of a pidfd luoctl says {}", refused.text()),
     )?;
     guest::client(&machine, None, &["release", "tap"])?;
     prepares(&machine)?;
