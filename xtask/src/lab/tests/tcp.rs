@@ -112,8 +112,8 @@ fn cross(lab: &Lab, medium: Medium, kernel: Kernel) -> Result<String> {
     must(status.contains("updated"), || format!("luod found nothing that was kept: {status}"))?;
     guest::start_kv(&machine)?;
     guest::luoctl(&machine, &["finish"])?;
-    for caller in &callers {
-        let answered = caller.answered();
+    let answered: Vec<u64> = callers.iter().map(Caller::answered).collect();
+    for (caller, answered) in callers.iter().zip(answered) {
         caller.until(answered + ROUNDS)?;
     }
     let read = backlog.read()?;
