@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
+use std::{panic, thread};
 
 use rustix::fs::fstat;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
@@ -205,62 +206,46 @@ impl Drop for Guarded {
     }
 }
 
-/// The effective ids of this thread, and whether its process may be traced, as they were.
-struct Before {
-    uid: libc::c_long,
-    gid: libc::c_long,
-    dumpable: libc::c_int,
-}
-
-impl Drop for Before {
-    fn drop(&mut self) {
-        // The user first: only then may the group be any.
-        let back = set_effective(libc::SYS_setresuid, self.uid).is_ok()
-            && set_effective(libc::SYS_setresgid, self.gid).is_ok();
-        assert!(back, "this thread has the saved id that it goes back to");
-        // SAFETY: `prctl` with this request takes an integer and touches no memory.
-        unsafe { libc::prctl(libc::PR_SET_DUMPABLE, self.dumpable, 0, 0, 0) };
-    }
-}
-
-fn set_effective(call: libc::c_long, id: libc::c_long) -> io::Result<()> {
-    const SAME: libc::c_long = -1;
-    // SAFETY: setresuid and setresgid take integers, touch no memory of the caller, and change,
-    // called by their numbers, this thread alone.
-    let done = unsafe { libc::syscall(call, SAME, id, SAME) };
-    if done == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
 /// Does `work` with the effective ids of this user and group, so that what it makes is theirs: a
-/// socket's peer sees them in `SO_PEERCRED`. Supplementary groups stay those of the thread.
+/// socket's peer sees them in `SO_PEERCRED`. Supplementary groups stay those of the process.
+///
+/// It is done on a thread that ends as the user it has become, so there is no way back that could
+/// fail.
 ///
 /// # Errors
-/// EPERM where this thread may not become that user.
-pub fn as_effective<T>(uid: u32, gid: u32, work: impl FnOnce() -> T) -> io::Result<T> {
+/// EPERM where this process may not become that user, EAGAIN where there can be no more threads.
+pub fn as_effective<T: Send>(uid: u32, gid: u32, work: impl FnOnce() -> T + Send) -> io::Result<T> {
     let (own_uid, own_gid) = (rustix::process::geteuid(), rustix::process::getegid());
     if (own_uid.as_raw(), own_gid.as_raw()) == (uid, gid) {
         return Ok(work());
     }
-    // Whoever has another saved id than its effective one could not go back.
-    if uid == u32::MAX || gid == u32::MAX || !own_uid.is_root() || saved_uid()? != 0 {
+    // To the kernel this number means that nothing is to change.
+    if uid == u32::MAX || gid == u32::MAX {
         return Err(io::Error::from_raw_os_error(libc::EPERM));
     }
     // SAFETY: `prctl` with this request takes no argument and touches no memory.
     let dumpable = unsafe { libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0) };
-    let before = Before { uid: own_uid.as_raw().into(), gid: own_gid.as_raw().into(), dumpable };
-    set_effective(libc::SYS_setresgid, gid.into())?;
-    set_effective(libc::SYS_setresuid, uid.into())?;
-    let result = work();
-    drop(before);
-    Ok(result)
+    let done = thread::scope(|scope| {
+        let other = thread::Builder::new().name("as another user".into());
+        let other = other.spawn_scoped(scope, || {
+            set_effective(libc::SYS_setresgid, gid)?;
+            set_effective(libc::SYS_setresuid, uid)?;
+            Ok(work())
+        })?;
+        other.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked))
+    });
+    // A thread's change of user takes this from the whole process.
+    // SAFETY: `prctl` with this request takes an integer and touches no memory.
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, dumpable, 0, 0, 0) };
+    done
 }
 
-fn saved_uid() -> io::Result<u32> {
-    let mut ids = [0; 3];
-    let [real, effective, saved] = &mut ids;
-    // SAFETY: the three pointers are to one id each, which the kernel writes.
-    let done = unsafe { libc::getresuid(real, effective, saved) };
-    if done == -1 { Err(io::Error::last_os_error()) } else { Ok(ids[2]) }
+fn set_effective(call: libc::c_long, id: u32) -> io::Result<()> {
+    const SAME: libc::c_long = -1;
+    // SAFETY: setresuid and setresgid take integers, touch no memory of the caller, and change,
+    // called by their numbers, this thread alone.
+    let done = unsafe { libc::syscall(call, SAME, libc::c_long::from(id), SAME) };
+    if done == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -335,5 +320,7 @@ mod tests {
         assert_eq!((peer.uid.as_raw(), peer.gid.as_raw()), (12345, 23456));
         assert_eq!(rustix::process::geteuid().as_raw(), 0);
         assert_eq!(rustix::process::getegid().as_raw(), 0);
+        // SAFETY: `prctl` with this request takes no argument and touches no memory.
+        assert_eq!(unsafe { libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0) }, 1);
     }
 }
