@@ -86,9 +86,10 @@ fn a_late_answer_says_whether_something_may_still_happen() {
 #[test]
 fn a_luod_that_goes_away_meanwhile_is_status_4() {
     let fake = Fake::new([("Prepare", Act::Vanish)]);
+    // Long enough for a busy machine to get as far as the request.
     assert_eq!(
-        run(&fake, &["prepare", "--deadline", "0.05"]).bad(4),
-        "luoctl: luod did not answer io.luo.Prepare within 50 ms, because it went away; \
+        run(&fake, &["prepare", "--deadline", "1"]).bad(4),
+        "luoctl: luod did not answer io.luo.Prepare within 1000 ms, because it went away; \
          `luoctl status` tells when it is back\n"
     );
 }

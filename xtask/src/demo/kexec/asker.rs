@@ -181,7 +181,9 @@ impl Client {
         // An answer is short; who sends more is not kv.
         (&mut self.0).take(4096).read_line(&mut line)?;
         let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
-        let line = line.strip_suffix("\r\n").ok_or_else(|| bad("half an answer"))?;
+        let Some(line) = line.strip_suffix("\r\n") else {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "half an answer, or none"));
+        };
         let Some(length) = line.strip_prefix('$') else {
             return Ok(line.get(1..).unwrap_or_default().to_owned());
         };
