@@ -15,7 +15,8 @@ use crate::failure::{Context as _, Failed, Result};
 use crate::lab::machine::{Config, KV_PORT, Machine};
 use crate::lab::{Kernel, Lab};
 
-const MIB: u64 = 128;
+/// MiB in kv: what takes no longer the more there is, and what does, show only side by side.
+const SIZES: [u64; 2] = [128, 512];
 const VALUE: usize = 16 << 10;
 const MEDIUM: Medium = Medium::Liveupdate;
 /// How many files there are in all, of which a hundred are in each session.
@@ -25,10 +26,28 @@ const EACH: u64 = 100;
 /// From the begin of freeze to kv's first answer in the next kernel, beside a cold boot and a reload of
 /// the same data from a disk.
 pub(super) fn blackout(lab: &Lab) -> Result<String> {
+    let said: Result<Vec<String>> = SIZES
+        .iter()
+        .map(|&mib| {
+            let live = live(lab, mib)?;
+            let cold = cold(lab, mib)?;
+            Ok(format!(
+                "{mib} MiB: {:.2} of a cold boot with a reload from disk ({:.1} s of {:.1} s)",
+                ratio(live, cold),
+                live.as_secs_f64(),
+                cold.as_secs_f64()
+            ))
+        })
+        .collect();
+    Ok(said?.join("; "))
+}
+
+/// From the begin of freeze to kv's first answer in the next kernel.
+fn live(lab: &Lab, mib: u64) -> Result<Duration> {
     let mut machine = Machine::start(lab, &Config::new(Kernel::Own))?;
     guest::start_luod(&machine, "")?;
     guest::start_kv(&machine)?;
-    let load = guest::fill(&machine, MIB)?;
+    let load = guest::fill(&machine, mib)?;
     guest::luoctl(&machine, &["prepare", "--carrier", MEDIUM.carrier()])?;
     machine.load(Kernel::Own)?;
     let began = Instant::now();
@@ -44,12 +63,15 @@ pub(super) fn blackout(lab: &Lab) -> Result<String> {
     guest::luoctl(&machine, &["finish"])?;
     let report = load.verify(&mut |_| {}).context(|| "read all data back".into())?;
     must(report.is_clean(), || format!("{} values failed or differ", report.total.failed))?;
-    drop(machine);
+    Ok(live)
+}
 
+/// From power on to the answer to the last of the requests that load the same data from a disk.
+fn cold(lab: &Lab, mib: u64) -> Result<Duration> {
     let dir = tempfile::TempDir::with_prefix_in("dump-", &lab.dir)
         .context(|| "make a directory".into())?;
     let dump = dir.path().join("dump");
-    let (keys, len) = write_dump(&dump)?;
+    let (keys, len) = write_dump(&dump, mib)?;
     let mut config = Config::new(Kernel::Own);
     config.disks.push(dump);
     let began = Instant::now();
@@ -64,12 +86,7 @@ pub(super) fn blackout(lab: &Lab) -> Result<String> {
     let cold = began.elapsed();
     let size = ask(&machine, "DBSIZE")?;
     must(size == format!(":{keys}"), || format!("kv has {size} of {keys} keys"))?;
-    Ok(format!(
-        "{MIB} MiB: {:.2} of a cold boot with a reload from disk ({:.1} s of {:.1} s)",
-        ratio(live, cold),
-        live.as_secs_f64(),
-        cold.as_secs_f64()
-    ))
+    Ok(cold)
 }
 
 /// What preserving and retrieving cost for each file as files become more, beside the kernel by itself
@@ -125,10 +142,10 @@ fn ratio(ours: Duration, other: Duration) -> f64 {
 }
 
 /// Requests that put as much into kv as it had: how many, and how many bytes.
-fn write_dump(path: &Path) -> Result<(u64, u64)> {
+fn write_dump(path: &Path, mib: u64) -> Result<(u64, u64)> {
     let doing = || format!("write {}", path.display());
     let mut file = BufWriter::new(File::create(path).context(doing)?);
-    let keys = (MIB << 20) / VALUE as u64;
+    let keys = (mib << 20) / VALUE as u64;
     let mut len = 0;
     let value: String = ('a'..='z').cycle().take(VALUE).collect();
     for key in 0..keys {
