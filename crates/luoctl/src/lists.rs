@@ -1,7 +1,9 @@
 //! `luoctl sessions`, `files` and `release`.
 
 use luo::Manager;
-use luo::protocol::{FileInfo, FileList, Nothing, OnClose, SessionInfo, SessionList};
+use luo::protocol::{
+    FileInfo, FileList, Nothing, OnClose, OwnKernelSession, SessionInfo, SessionList,
+};
 
 use crate::failure::{Context, Failure};
 use crate::format;
@@ -45,8 +47,21 @@ pub(crate) fn release(
 }
 
 fn session_table(sessions: &[SessionInfo]) -> TextTable {
-    let headings =
-        ["SESSION", "USER", "STATE", "HELD", "FILES", "RETRIEVED", "PINNED", "ON CLOSE", "EXPIRES"];
+    let mut headings = vec![
+        "SESSION",
+        "USER",
+        "STATE",
+        "HELD",
+        "FILES",
+        "RETRIEVED",
+        "PINNED",
+        "ON CLOSE",
+        "EXPIRES",
+    ];
+    let any_own = sessions.iter().any(|session| session.own_kernel_session.is_some());
+    if any_own {
+        headings.push("OWN KERNEL SESSION");
+    }
     let mut table = TextTable::new(&headings).numbers(&[1, 4, 5, 6]);
     for session in sessions {
         let (held, tone) = if session.held { ("yes", Tone::Plain) } else { ("no", Tone::Notice) };
@@ -59,7 +74,7 @@ fn session_table(sessions: &[SessionInfo]) -> TextTable {
             (OnClose::Keep, None) => "keep".to_owned(),
             (OnClose::Keep, Some(ttl)) => format!("keep {}", format::seconds(ttl)),
         };
-        table.row(vec![
+        let mut cells = vec![
             cell(&session.name, Tone::Plain),
             cell(&session.uid.to_string(), Tone::Plain),
             cell(session.state.name(), state_tone(session.state)),
@@ -69,9 +84,24 @@ fn session_table(sessions: &[SessionInfo]) -> TextTable {
             cell(&format::bytes(session.pinned), Tone::Plain),
             cell(&on_close, Tone::Plain),
             cell(&expires(session), Tone::Plain),
-        ]);
+        ];
+        if any_own {
+            let (text, tone) = own_kernel_session(session.own_kernel_session);
+            cells.push(cell(text, tone));
+        }
+        table.row(cells);
     }
     table
+}
+
+/// What `finish` would free of what nobody has fetched is for an operator to see first.
+fn own_kernel_session(of: Option<OwnKernelSession>) -> (&'static str, Tone) {
+    match of {
+        None => ("-", Tone::Plain),
+        Some(OwnKernelSession::Outgoing) => ("goes along", Tone::Plain),
+        Some(OwnKernelSession::Incoming) => ("came", Tone::Notice),
+        Some(OwnKernelSession::Both) => ("came, another goes along", Tone::Notice),
+    }
 }
 
 /// When nobody's session ends.

@@ -157,6 +157,17 @@ impl LiveUpdateCarrier {
         self.incoming()?.session(name)
     }
 
+    /// Whether the client's kernel session of that name is there for the next kernel, and whether
+    /// one came from the kernel before and has not been finished.
+    #[must_use]
+    pub fn has_client(&self, name: &Name) -> (bool, bool) {
+        let came = match &*self.came() {
+            Came::Here(incoming) | Came::Retired(incoming) => incoming.has(name),
+            Came::Nothing => false,
+        };
+        (self.outgoing.clients.has(name), came)
+    }
+
     /// Whether clients have kernel sessions that they fill by themselves.
     #[must_use]
     pub fn has_clients(&self) -> bool {

@@ -75,6 +75,10 @@ impl Clients {
         self.lock().insert(key(&name), (name, session));
     }
 
+    pub(super) fn has(&self, name: &Name) -> bool {
+        self.lock().contains_key(name.as_bytes_without_nul())
+    }
+
     /// Lets go of it; says whether it was there.
     pub(super) fn forget(&self, name: &Name) -> bool {
         // The kernel may undo it, which takes a while: without the lock.

@@ -161,6 +161,11 @@ impl Incoming {
         Ok(HostFile::from(file))
     }
 
+    /// Whether a kernel session of that name came, be it to be had or not.
+    pub(super) fn has(&self, name: &Name) -> bool {
+        self.names.contains(name)
+    }
+
     /// A kernel session that came, by its name.
     pub(super) fn session(&self, name: &Name) -> Result<Session, Failure> {
         let at = self.names.iter().position(|other| other == name);

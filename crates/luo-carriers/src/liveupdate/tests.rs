@@ -104,17 +104,21 @@ fn what_a_client_has_put_into_a_kernel_session_of_its_own_comes_back_to_it() {
     assert_eq!(kernel.preserved(), 1);
     carrier.commit(b"x").unwrap();
     assert!(carrier.outgoing().iter().any(|(name, _)| *name == own), "the keeper holds it");
+    assert_eq!(carrier.has_client(&own), (true, false));
 
     let next = kernel.kexec();
     let carrier = arrive(next.open().unwrap()).unwrap();
     let other = client_name(1002, "vm").unwrap();
     let refused = carrier.came_for_client(&other).err().expect("another owner's");
     assert_eq!(refused.errno(), Errno::NoEnt);
+    assert_eq!(carrier.has_client(&other), (false, false));
+    assert_eq!(carrier.has_client(&own), (false, true));
     let came = carrier.came_for_client(&own).unwrap();
     assert_eq!(content(&HostFile::from(came.fetch(0).unwrap())), b"of the client");
     carrier.retire().unwrap();
     assert!(carrier.end().is_empty());
     assert_eq!((next.unfinished(), next.freed()), (0, 0));
+    assert_eq!(carrier.has_client(&own), (false, false));
 }
 
 #[test]

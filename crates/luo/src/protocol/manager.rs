@@ -86,6 +86,21 @@ pub struct SessionInfo {
     /// Seconds until it is released because nobody holds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_in_seconds: Option<u64>,
+    /// Kernel sessions that its owner fills by itself, or has filled in the kernel before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_kernel_session: Option<OwnKernelSession>,
+}
+
+/// Where a kernel session is that the owner of a session fills by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OwnKernelSession {
+    /// It goes along in the next kexec.
+    Outgoing,
+    /// It came from the kernel before. The machine's `finish` frees what its owner did not fetch.
+    Incoming,
+    /// One came, and another one goes along.
+    Both,
 }
 
 /// One file as luod sees it.

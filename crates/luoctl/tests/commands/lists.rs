@@ -45,6 +45,21 @@ cache    1000  updated  no        3     1 of 3  128 MiB  keep 60 s  in 45 s
 }
 
 #[test]
+fn a_kernel_session_that_an_owner_fills_is_shown_where_there_is_one() {
+    let mut sessions = sessions();
+    sessions["sessions"][1]["own_kernel_session"] = json!("incoming");
+    let fake = Fake::new([("ListSessions", Act::Reply(sessions.clone()))]);
+    let expected = "\
+SESSION  USER  STATE    HELD  FILES  RETRIEVED   PINNED  ON CLOSE   EXPIRES  OWN KERNEL SESSION
+kv          0  normal   yes      67          -  1.5 GiB  release    -        -
+cache    1000  updated  no        3     1 of 3  128 MiB  keep 60 s  in 45 s  came
+";
+    assert_eq!(run(&fake, &["sessions"]).good(), expected);
+    let fake = Fake::new([("ListSessions", Act::Reply(sessions.clone()))]);
+    assert_eq!(run(&fake, &["--json", "sessions"]).json(), sessions);
+}
+
+#[test]
 fn sessions_in_json_are_exact() {
     let fake = Fake::new([("ListSessions", Act::Reply(sessions()))]);
     assert_eq!(run(&fake, &["--json", "sessions"]).json(), sessions());

@@ -16,7 +16,7 @@ use std::rc::Rc;
 use luo_abi::liveupdate::ioctl::Name;
 use luo_carriers::liveupdate::{LiveUpdateCarrier, client_name};
 use luo_carriers::{HostFile, Slots};
-use luo_core::{Errno, Failure, SessionId, State};
+use luo_core::{Errno, Failure, SessionId, SessionInfo, State};
 use std::os::fd::OwnedFd;
 use zerocopy::IntoBytes;
 
@@ -118,6 +118,14 @@ impl Host {
         if let Some(carrier) = self.carriers.liveupdate() {
             carrier.forget_client(name);
         }
+    }
+
+    /// Whether the owner of a session has a kernel session for the next kernel, and whether one came
+    /// from the kernel before and has not been finished.
+    pub(crate) fn has_kernel_session(&self, info: &SessionInfo) -> (bool, bool) {
+        let Some(carrier) = self.carriers.liveupdate() else { return (false, false) };
+        client_name(info.owner.uid, &info.name)
+            .map_or((false, false), |name| carrier.has_client(&name))
     }
 
     /// Takes the name of a session's kernel session before the session is gone.

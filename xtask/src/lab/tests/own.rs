@@ -4,7 +4,7 @@
 use super::guest;
 use super::medium::Medium;
 use super::must;
-use crate::failure::Result;
+use crate::failure::{Context as _, Result};
 use crate::lab::machine::{Config, Machine};
 use crate::lab::{Kernel, Lab};
 
@@ -22,10 +22,13 @@ pub(super) fn session(lab: &Lab) -> Result<String> {
     guest::luoctl(&machine, &["prepare", "--carrier", "liveupdate"])?;
     guest::luoctl(&machine, &["cancel"])?;
     guest::luoctl(&machine, &["upgrade", "--worker-only"])?;
+    shown(&machine, "outgoing")?;
     MEDIUM.depart(&machine, luod)?;
     machine.load(Kernel::Own)?;
     let took = machine.kexec()?;
     guest::start_luod(&machine, configuration)?;
+    // An operator sees it before `finish` frees what is in it.
+    shown(&machine, "incoming")?;
     guest::client(&machine, TWO, &["refused", "vm", "EPERM"])?;
     let said = guest::client(&machine, ONE, &["take-own", "vm", FILES])?;
     must(said.contains(&format!("{FILES} files compared")), || format!("the client says {said}"))?;
@@ -33,4 +36,13 @@ pub(super) fn session(lab: &Lab) -> Result<String> {
     // It can be had, empty, for the next update.
     guest::client(&machine, ONE, &["keep-own", "vm", FILES])?;
     Ok(format!("{FILES} files of a client's own; kexec in {:.1} s", took.as_secs_f64()))
+}
+
+fn shown(machine: &Machine<'_>, expected: &str) -> Result<()> {
+    let said = guest::luoctl(machine, &["--json", "sessions"])?;
+    let sessions: serde_json::Value =
+        serde_json::from_str(&said).context(|| format!("read {said}"))?;
+    must(sessions["sessions"][0]["own_kernel_session"] == expected, || {
+        format!("not {expected}: {said}")
+    })
 }

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use luo::protocol::{
     self, Answer, ClaimSession, CreateSession, FileInfo, FileList, FinishMachine, HandlerInfo,
-    HandlerList, Handover, LastTimeline, ListFiles, MANAGER, Nothing, Participate, ReleaseSession,
-    Report, Reported, SessionGiven, SessionInfo, SessionList, Status, SubsystemInfo, Through,
-    Upgrade, Watched,
+    HandlerList, Handover, LastTimeline, ListFiles, MANAGER, Nothing, OwnKernelSession,
+    Participate, ReleaseSession, Report, Reported, SessionGiven, SessionInfo, SessionList, Status,
+    SubsystemInfo, Through, Upgrade, Watched,
 };
 use luo_core::{
     CarrierId, Criticality, Errno, Event, FileKey, FinishOptions, Incoming, OnClose, Policy, Scope,
@@ -280,14 +280,14 @@ impl ManagerService {
         let sessions = core
             .sessions()
             .filter(|info| self.host.access.may_use(self.peer, info.owner))
-            .map(|info| describe(&core, &info))
+            .map(|info| describe(&self.host, &core, &info))
             .collect();
         SessionList { sessions }
     }
 
     fn describe(&self, id: SessionId) -> Result<SessionInfo, Refusal> {
         let info = self.host.session_info(id)?;
-        Ok(describe(&self.host.core.borrow(), &info))
+        Ok(describe(&self.host, &self.host.core.borrow(), &info))
     }
 
     fn files(&self, parameters: &ListFiles, more: bool) -> Pending {
@@ -677,6 +677,7 @@ async fn event(host: Rc<Host>, event: Event) -> Result<Report, Refusal> {
 }
 
 fn describe(
+    host: &Host,
     core: &luo_core::Orchestrator<luo_carriers::HostFile>,
     info: &luo_core::SessionInfo,
 ) -> SessionInfo {
@@ -701,6 +702,12 @@ fn describe(
         retrieved,
         pinned: info.pinned,
         expires_in_seconds: info.expires.map(|at| at.saturating_sub(now_seconds())),
+        own_kernel_session: match host.has_kernel_session(info) {
+            (true, true) => Some(OwnKernelSession::Both),
+            (true, false) => Some(OwnKernelSession::Outgoing),
+            (false, true) => Some(OwnKernelSession::Incoming),
+            (false, false) => None,
+        },
     }
 }
 
