@@ -36,7 +36,7 @@ const COPY_GOAL: f64 = 0.8;
 const PASS_GOAL: f64 = 0.8;
 
 /// Copying in, freezing and retrieving on each kind of medium there is, and CRIU.
-pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
+pub(super) fn run(bencher: &Bencher<'_>) -> Result<Vec<Row>> {
     let bytes = bencher.times(MIB) << 20;
     let memory = Memory::new(bytes)?;
     let mut rows = Vec::new();
@@ -70,7 +70,7 @@ pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
 
 /// The rows of one medium.
 fn measure(
-    bencher: &Bencher,
+    bencher: &Bencher<'_>,
     medium: &str,
     directory: &Path,
     memory: &Memory,

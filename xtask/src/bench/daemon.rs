@@ -33,7 +33,7 @@ pub(super) struct Daemon {
 
 impl Daemon {
     /// Starts it with the default configuration, on one processor where one is named.
-    pub(super) fn start(bencher: &Bencher, cpu: Option<usize>) -> Result<Self> {
+    pub(super) fn start(bencher: &Bencher<'_>, cpu: Option<usize>) -> Result<Self> {
         let dir = TempDir::new().context(|| "make a directory".into())?;
         let config = dir.path().join("luod.toml");
         // Ordinary users are limited for the sake of others; what is measured is luod itself.

@@ -24,7 +24,7 @@ use crate::failure::{Context as _, Result};
 const GOAL: f64 = 0.5;
 
 /// Sockets and eventfds, in batches of 1, 16 and 253.
-pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
+pub(super) fn run(bencher: &Bencher<'_>) -> Result<Vec<Row>> {
     daemon::raise_descriptor_limit()?;
     let daemon = Daemon::start(bencher, None)?;
     let mut rows = Vec::new();
@@ -56,7 +56,7 @@ struct Best {
 }
 
 fn measure(
-    bencher: &Bencher,
+    bencher: &Bencher<'_>,
     daemon: &Daemon,
     kind: Kind,
     batch: usize,

@@ -28,7 +28,7 @@ const PARSE_GOAL: f64 = 0.26;
 const FLAT_GOAL: f64 = 1.2;
 
 /// Writing and parsing, at 1,000, 10,000 and 100,000 files.
-pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
+pub(super) fn run(bencher: &Bencher<'_>) -> Result<Vec<Row>> {
     let libfdt = Libfdt::build();
     if let Err(failed) = &libfdt {
         bencher.skipped(&format!("libfdt: {}", failed.chain()));
@@ -103,7 +103,7 @@ fn row(what: &str, ours: f64, peer: &str, peer_value: f64, goal: Option<f64>) ->
 }
 
 /// The best run's nanoseconds a file, of runs that take about a second together.
-fn best<T>(bencher: &Bencher, files: usize, mut run: impl FnMut() -> Result<T>) -> Result<f64> {
+fn best<T>(bencher: &Bencher<'_>, files: usize, mut run: impl FnMut() -> Result<T>) -> Result<f64> {
     let span = Duration::from_millis(bencher.times(1_000) as u64);
     let begin = Instant::now();
     let mut best = Duration::MAX;

@@ -14,7 +14,7 @@ use super::{Bencher, Row, helper, round_trip};
 use crate::failure::{Context as _, Failed, Result};
 
 /// With client and luod on one processor, and on two.
-pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
+pub(super) fn run(bencher: &Bencher<'_>) -> Result<Vec<Row>> {
     let cpus = helper::cpus()?;
     let mut rows = Vec::new();
     let places = [
@@ -44,7 +44,7 @@ pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn measure(bencher: &Bencher, here: usize, there: usize) -> Result<(Samples, Samples)> {
+fn measure(bencher: &Bencher<'_>, here: usize, there: usize) -> Result<(Samples, Samples)> {
     let daemon = Daemon::start(bencher, Some(there))?;
     let times = bencher.times(5_000);
     let (info, preserve) = thread::scope(|scope| {

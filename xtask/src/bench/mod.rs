@@ -22,6 +22,7 @@ mod daemon;
 mod descriptors;
 mod handover;
 pub(crate) mod helper;
+mod lab;
 mod latency;
 mod machine;
 mod report;
@@ -54,7 +55,7 @@ pub(crate) struct Args {
 struct Bench {
     name: &'static str,
     about: &'static str,
-    run: fn(&Bencher) -> Result<Vec<Row>>,
+    run: fn(&Bencher<'_>) -> Result<Vec<Row>>,
 }
 
 const BENCHES: &[Bench] = &[
@@ -94,11 +95,17 @@ const BENCHES: &[Bench] = &[
         run: restart::run,
     },
     Bench { name: "arena", about: "memory into an arena's medium and back", run: arena::run },
+    Bench {
+        name: "lab",
+        about: "a kernel replaced in an emulated machine, of which only the ratios say anything",
+        run: lab::run,
+    },
 ];
 
 /// What the benchmarks know of the run.
 #[derive(Debug)]
-pub(crate) struct Bencher {
+pub(crate) struct Bencher<'a> {
+    pub(crate) workspace: &'a Workspace,
     /// This program, for helpers.
     pub(crate) xtask: PathBuf,
     /// luod of the same build.
@@ -107,7 +114,7 @@ pub(crate) struct Bencher {
     progress: ProgressBar,
 }
 
-impl Bencher {
+impl Bencher<'_> {
     /// That many repetitions; a tenth of them in a quick run, but at least one.
     pub(crate) fn times(&self, full: usize) -> usize {
         if self.quick { (full / 10).max(1) } else { full }
@@ -159,7 +166,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
             luod.display()
         )));
     }
-    let bencher = Bencher { xtask, luod, quick: args.quick, progress: bar.clone() };
+    let bencher = Bencher { workspace, xtask, luod, quick: args.quick, progress: bar.clone() };
 
     let began = Instant::now();
     let mut sections = Vec::new();

@@ -47,7 +47,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const GOAL: f64 = 1.5;
 
 /// A service with 1, 100 and 1,000 listeners.
-pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
+pub(super) fn run(bencher: &Bencher<'_>) -> Result<Vec<Row>> {
     let daemon = Daemon::start(bencher, None)?;
     let mut rows = Vec::new();
     for listeners in [1, 100, 1000] {
@@ -89,7 +89,7 @@ pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
 
 /// The median time of a restart through luod.
 fn by_luo_median(
-    bencher: &Bencher,
+    bencher: &Bencher<'_>,
     daemon: &Daemon,
     listeners: usize,
     ahead: bool,
@@ -105,7 +105,7 @@ fn by_luo_median(
 }
 
 /// The median time of a restart in place.
-fn by_execve_median(bencher: &Bencher, listeners: usize) -> Result<Duration> {
+fn by_execve_median(bencher: &Bencher<'_>, listeners: usize) -> Result<Duration> {
     let dir = TempDir::new().context(|| "make a directory".into())?;
     let rounds = bencher.times(ROUNDS);
     let lines = helper_lines(
@@ -119,7 +119,7 @@ fn by_execve_median(bencher: &Bencher, listeners: usize) -> Result<Duration> {
 }
 
 /// The median time until the child of an upgrade is ready.
-fn by_ecdysis_median(bencher: &Bencher, listeners: usize) -> Result<Duration> {
+fn by_ecdysis_median(bencher: &Bencher<'_>, listeners: usize) -> Result<Duration> {
     let mut all = Vec::new();
     // One upgrade costs ecdysis half a second whatever is done, so there are fewer of them.
     for _ in 0..bencher.times(10).max(3) {
@@ -137,7 +137,7 @@ fn median(nanos: Vec<u64>) -> Result<Duration> {
 
 /// Runs a helper that writes a number of nanoseconds a line.
 fn helper_lines(
-    bencher: &Bencher,
+    bencher: &Bencher<'_>,
     name: &str,
     dir: &Path,
     listeners: usize,

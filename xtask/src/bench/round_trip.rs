@@ -16,7 +16,7 @@ use crate::failure::{Context as _, Failed, Result};
 const MESSAGE: usize = 64;
 
 /// Both ends on one processor, and on two.
-pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
+pub(super) fn run(bencher: &Bencher<'_>) -> Result<Vec<Row>> {
     let cpus = helper::cpus()?;
     let mut rows = Vec::new();
     let places = [
@@ -41,7 +41,7 @@ pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
 }
 
 /// Round trips between a thread on one processor and a helper on another.
-pub(super) fn measure(bencher: &Bencher, here: usize, there: usize) -> Result<Samples> {
+pub(super) fn measure(bencher: &Bencher<'_>, here: usize, there: usize) -> Result<Samples> {
     let args = ["echo".into(), format!("--cpu={there}")];
     let peer = Peer::start(&bencher.xtask, &args, SocketType::STREAM)?;
     let socket = peer.socket()?.as_fd();

@@ -27,7 +27,7 @@ const SESSIONS: usize = 10_000;
 const GOAL: f64 = 1.2;
 
 /// In the framework, then through luod.
-pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
+pub(super) fn run(bencher: &Bencher<'_>) -> Result<Vec<Row>> {
     let limit = daemon::raise_descriptor_limit()?;
     let mut rows = Vec::new();
 
@@ -83,7 +83,7 @@ type Tenths = [Duration; 10];
 
 /// Each tenth's best of several runs.
 fn best(
-    bencher: &Bencher,
+    bencher: &Bencher<'_>,
     times: usize,
     mut run: impl FnMut() -> Result<Tenths>,
 ) -> Result<Tenths> {

@@ -27,7 +27,7 @@ const MORE: &[u8; 1] = b"m";
 const LAST: &[u8; 1] = b"l";
 
 /// Descriptors a second in batches of 1, 16 and 253.
-pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
+pub(super) fn run(bencher: &Bencher<'_>) -> Result<Vec<Row>> {
     [1, 16, MAX]
         .into_iter()
         .map(|batch| {
@@ -40,7 +40,7 @@ pub(super) fn run(bencher: &Bencher) -> Result<Vec<Row>> {
 }
 
 /// The bare limit: descriptors a second, `batch` in a message.
-fn per_second(bencher: &Bencher, batch: usize) -> Result<f64> {
+fn per_second(bencher: &Bencher<'_>, batch: usize) -> Result<f64> {
     // The same file each time: what is measured is the way, and nothing of the files.
     let file = rustix::fs::memfd_create("luo-bench", rustix::fs::MemfdFlags::CLOEXEC)
         .context(|| "make a memfd".into())?;
@@ -63,7 +63,7 @@ pub(super) struct Bare {
 
 impl Bare {
     /// For messages of `batch` descriptors.
-    pub(super) fn start(bencher: &Bencher, batch: usize) -> Result<Self> {
+    pub(super) fn start(bencher: &Bencher<'_>, batch: usize) -> Result<Self> {
         let window = (WINDOW / batch).max(1);
         let args = ["receive-descriptors".into()];
         let peer = Peer::start(&bencher.xtask, &args, SocketType::SEQPACKET)?;

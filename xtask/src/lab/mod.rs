@@ -29,6 +29,7 @@ mod initramfs;
 mod kernel;
 mod libraries;
 pub(crate) mod machine;
+pub(crate) mod measure;
 pub(crate) mod medium;
 mod needs;
 mod place;

@@ -29,7 +29,11 @@ pub(crate) fn hold(mib: usize, ready: &Path) -> Result<()> {
 
 /// How long a dump and a restore of a process with that much memory take together; the images go
 /// into that directory.
-pub(super) fn dump_and_restore(bencher: &Bencher, images: &Path, mib: usize) -> Result<Duration> {
+pub(super) fn dump_and_restore(
+    bencher: &Bencher<'_>,
+    images: &Path,
+    mib: usize,
+) -> Result<Duration> {
     let version = Command::new("criu").arg("--version").output();
     if version.is_err() {
         return Err(Failed::new("it is not installed"));
