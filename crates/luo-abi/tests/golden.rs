@@ -10,12 +10,12 @@ use luo_abi::{
         File, FilesTree, MachineTree, Session, Subsystem, Tokens, write_files, write_machine,
     },
     record::{
-        DeletedEnd, DeletedMaker, DeletedRecord, DeviceRecord, Endpoint, EventfdRecord, FileRecord,
-        Incoming, LockRecord, MachineRecord, MemfdRecord, OpenFlags, OptionRecord, PathRecord,
-        PipeEnd, PipeMaker, PipeRecord, Reading, Record, RememberedFailure, SessionRecord,
-        SharedRecord, SignalfdRecord, SocketFamily, SocketKind, SocketRecord, SocketState,
-        SubsystemData, SubsystemRecord, TimelineArrival, TimelineName, TimelineRecord,
-        TimelineSpan, TimerfdRecord, UnixEnd, UnixMaker, UnixMessage, UnixRecord,
+        DeletedEnd, DeletedMaker, DeletedRecord, DeviceRecord, Endpoint, EventfdRecord, FifoMaker,
+        FifoRecord, FileRecord, Incoming, LockRecord, MachineRecord, MemfdRecord, OpenFlags,
+        OptionRecord, PathRecord, PipeEnd, PipeMaker, PipeRecord, Reading, Record,
+        RememberedFailure, SessionRecord, SharedRecord, SignalfdRecord, SocketFamily, SocketKind,
+        SocketRecord, SocketState, SubsystemData, SubsystemRecord, TimelineArrival, TimelineName,
+        TimelineRecord, TimelineSpan, TimerfdRecord, UnixEnd, UnixMaker, UnixMessage, UnixRecord,
     },
 };
 
@@ -407,6 +407,32 @@ fn pipe_v1() {
     let bytes = along.encode().unwrap();
     assert_eq!((bytes.len(), bytes[22]), (24, 2));
     assert_eq!(PipeRecord::decode(&bytes), Ok(along));
+}
+
+#[test]
+fn fifo_v1() {
+    let golden = include_bytes!("golden/fifo-v1.bin");
+    let record = FifoRecord::Maker(FifoMaker {
+        device: 0xfe_0000_0001,
+        inode: 0x0102_0304_0506_0708,
+        filesystem: 0x1112_1314_1516_1718,
+        born: 0x2122_2324_2526_2728,
+        hung_up: true,
+        path: b"/run/shop/orders".to_vec(),
+        pipe: PipeMaker {
+            capacity: 65536,
+            open: OpenFlags(OpenFlags::READ | OpenFlags::NONBLOCK),
+            ends: Vec::new(),
+            packets: false,
+            chunks: vec![b"unread".to_vec()],
+        },
+    });
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(FifoRecord::decode(golden), Ok(record));
+    let along = FifoRecord::Along { maker: 0x0102_0304_0506_0708 };
+    let bytes = along.encode().unwrap();
+    assert_eq!(bytes.len(), 64);
+    assert_eq!(FifoRecord::decode(&bytes), Ok(along));
 }
 
 #[test]

@@ -10,11 +10,12 @@ use luo_abi::{
         File, FilesTree, HandoverError, MachineTree, Session, Tokens, write_files, write_machine,
     },
     record::{
-        DeletedEnd, DeletedMaker, DeletedRecord, DeviceRecord, Endpoint, EventfdRecord, FileRecord,
-        Incoming, LockRecord, MachineRecord, MemfdRecord, OpenFlags, OptionRecord, PathRecord,
-        PipeEnd, PipeMaker, PipeRecord, Record, RecordError, RememberedFailure, SessionRecord,
-        SharedRecord, SignalfdRecord, SocketFamily, SocketKind, SocketRecord, SocketState,
-        SubsystemData, SubsystemRecord, TimerfdRecord, UnixEnd, UnixMaker, UnixMessage, UnixRecord,
+        DeletedEnd, DeletedMaker, DeletedRecord, DeviceRecord, Endpoint, EventfdRecord, FifoMaker,
+        FifoRecord, FileRecord, Incoming, LockRecord, MachineRecord, MemfdRecord, OpenFlags,
+        OptionRecord, PathRecord, PipeEnd, PipeMaker, PipeRecord, Record, RecordError,
+        RememberedFailure, SessionRecord, SharedRecord, SignalfdRecord, SocketFamily, SocketKind,
+        SocketRecord, SocketState, SubsystemData, SubsystemRecord, TimerfdRecord, UnixEnd,
+        UnixMaker, UnixMessage, UnixRecord,
     },
 };
 
@@ -296,6 +297,15 @@ fn mutated_records_of_files_do_no_harm() {
         packets: true,
         chunks: vec![vec![1, 2], vec![3]],
     };
+    let fifo = FifoMaker {
+        device: 1,
+        inode: 2,
+        filesystem: 3,
+        born: 4,
+        hung_up: true,
+        path: b"/run/fifo".to_vec(),
+        pipe: pipe.clone(),
+    };
     let path = PathRecord {
         device: 1,
         inode: 2,
@@ -353,7 +363,7 @@ fn mutated_records_of_files_do_no_harm() {
         extents: vec![(0, 4096), (8192, 100)],
         directory: b"/tmp".to_vec(),
     };
-    let seeds: [(Vec<u8>, Again); 9] = [
+    let seeds: [(Vec<u8>, Again); 10] = [
         (DeletedRecord::Maker(deleted).encode().unwrap(), |bytes| {
             DeletedRecord::decode(bytes).map(|record| record.encode())
         }),
@@ -362,6 +372,9 @@ fn mutated_records_of_files_do_no_harm() {
         }),
         (socket.encode().unwrap(), |bytes| {
             SocketRecord::decode(bytes).map(|record| record.encode())
+        }),
+        (FifoRecord::Maker(fifo).encode().unwrap(), |bytes| {
+            FifoRecord::decode(bytes).map(|record| record.encode())
         }),
         (PipeRecord::Maker(pipe).encode().unwrap(), |bytes| {
             PipeRecord::decode(bytes).map(|record| record.encode())

@@ -37,7 +37,8 @@ use rustix::fs::{
 use crate::anew::{damaged, indescribable};
 use crate::fail::{system, unsupported};
 use crate::fdinfo::FdInfo;
-use crate::path::{device, lock, locks, nanoseconds};
+use crate::path::{lock, locks};
+use crate::place::{device, nanoseconds};
 use crate::{open, siblings};
 
 /// What is copied at once.

@@ -11,6 +11,7 @@
 //! | [`timerfd-v1`](Timerfd) | timers | bytes |
 //! | [`signalfd-v1`](Signalfd) | what signals are read from | bytes |
 //! | [`pipe-v1`](PipeHandler) | pipes | bytes |
+//! | [`fifo-v1`](FifoHandler) | pipes that have a path | bytes |
 //! | [`deleted-v1`](DeletedHandler) | regular files without a name | memory, bytes |
 //! | [`path-v1`](Path) | files and directories that have a path | bytes |
 //! | [`device-v1`](Device) | devices without a state: `/dev/null` | bytes |
@@ -31,12 +32,14 @@ mod device;
 mod eventfd;
 mod fail;
 mod fdinfo;
+mod fifo;
 mod kernel;
 mod live;
 mod memfd;
 mod open;
 mod path;
 mod pipe;
+mod place;
 mod queue;
 mod record;
 mod resident;
@@ -56,6 +59,7 @@ pub use anew::{Anew, Described};
 pub use deleted::DeletedHandler;
 pub use device::Device;
 pub use eventfd::Eventfd;
+pub use fifo::FifoHandler;
 pub use kernel::{KERNEL_LIVE_COMPATIBLE, KernelHandler};
 pub use live::{LIVE_COMPATIBLE, LiveHandler};
 pub use memfd::MemfdHandler;
@@ -81,6 +85,7 @@ pub fn handlers() -> Vec<Arc<dyn Handler<HostFile>>> {
         Arc::new(Anew::<Timerfd>::new()),
         Arc::new(Anew::<Signalfd>::new()),
         Arc::new(PipeHandler),
+        Arc::new(FifoHandler),
         Arc::new(DeletedHandler),
         Arc::new(Anew::<Path>::new()),
         Arc::new(Anew::<Device>::new()),

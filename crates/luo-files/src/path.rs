@@ -18,22 +18,17 @@
 //! device, no FIFO and no other user's file that somebody has put in its place.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use luo_abi::record::{LockRecord, OpenFlags, PATH_COMPATIBLE, PathRecord};
 use luo_carriers::{FileKind, HostFile};
-use luo_core::{Errno, Failure};
-use rustix::fs::{
-    AtFlags, CWD, FlockOperation, Mode, OFlags, SeekFrom, Statx, StatxFlags, flock, fstatvfs, seek,
-    statx, tell,
-};
+use luo_core::Failure;
+use rustix::fs::{FlockOperation, SeekFrom, flock, seek, tell};
 
 use crate::anew::{Described, damaged, indescribable};
 use crate::fail::{system, unsupported};
 use crate::fdinfo::{FdInfo, untold};
 use crate::open;
-
-const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
+use crate::place::{Place, nanoseconds};
 
 /// Files and directories that have a path.
 #[derive(Debug)]
@@ -47,66 +42,43 @@ impl Described for Path {
     }
 
     fn describe(file: &HostFile) -> Result<Vec<u8>, Failure> {
-        let failed = system("the file cannot be looked at");
         let open = open::flags(file)?;
-        let stat = statx(file, "", AtFlags::EMPTY_PATH, WANTED).map_err(&failed)?;
-        let path = std::fs::read_link(open::link(file))
-            .map_err(system("the file's path cannot be read"))?;
-        let there = statx(CWD, &path, AtFlags::SYMLINK_NOFOLLOW, WANTED);
-        if !there.is_ok_and(|there| path.is_absolute() && is_same(&there, &stat)) {
-            return Err(unsupported(format!(
-                "the file has no path under which it could be found again ({}): it was \
-                 replaced or is on a mount that luod does not see; keep its content in a memfd",
-                path.display()
-            )));
-        }
+        let (place, stat) = Place::of(file, "keep its content in a memfd")?;
         let directory = FileKind::Directory == file.kind();
+        let position = match open.has(OpenFlags::PATH) {
+            true => 0,
+            false => tell(file).map_err(system("the file cannot be looked at"))?,
+        };
         let record = PathRecord {
-            device: device(&stat),
-            inode: stat.stx_ino,
-            filesystem: fstatvfs(file).map_err(&failed)?.f_fsid,
-            born: born(&stat),
+            device: place.device,
+            inode: place.inode,
+            filesystem: place.filesystem,
+            born: place.born,
             size: if directory { 0 } else { stat.stx_size },
-            position: if open.has(OpenFlags::PATH) { 0 } else { tell(file).map_err(&failed)? },
+            position,
             modified: nanoseconds(stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
             open,
             directory,
             locks: locks(&FdInfo::read(file)?)?,
-            path: path.into_os_string().into_vec(),
+            path: place.path,
         };
         record.encode().map_err(indescribable("the file"))
     }
 
     fn make(record: &[u8]) -> Result<HostFile, Failure> {
         let record = PathRecord::decode(record).map_err(damaged("the file"))?;
-        let path = std::path::Path::new(std::ffi::OsStr::from_bytes(&record.path));
-        let failed = system(format!("{} cannot be opened", path.display()));
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let anchor = rustix::fs::open(path, flags, Mode::empty()).map_err(&failed)?;
-        let stat = statx(&anchor, "", AtFlags::EMPTY_PATH, WANTED).map_err(&failed)?;
-        let filesystem = fstatvfs(&anchor).map_err(&failed)?.f_fsid;
-        let another = |how: &str| {
-            let reason = format!("{} is not the file that was kept: {how}", path.display());
-            Err(Failure::new(Errno::NoEnt, reason))
+        let place = Place {
+            device: record.device,
+            inode: record.inode,
+            filesystem: record.filesystem,
+            born: record.born,
+            path: record.path,
         };
-        let same_place = filesystem == record.filesystem && filesystem != 0;
-        if !same_place && device(&stat) != record.device {
-            return another("it is on another file system");
-        }
-        if stat.stx_ino != record.inode {
-            return another("it has another inode");
-        }
-        if born(&stat) != 0 && record.born != 0 && born(&stat) != record.born {
-            return another("it was made at another time");
-        }
-        let anchor = HostFile::from(anchor);
         let kind = if record.directory { FileKind::Directory } else { FileKind::Regular };
-        if anchor.kind() != kind {
-            return another("it is of another type");
-        }
+        let (anchor, stat) = place.find(kind)?;
         if !record.directory && stat.stx_size < record.size {
             let (now, then) = (stat.stx_size, record.size);
-            return another(&format!("it has {now} bytes, and had {then}"));
+            return Err(place.another(&format!("it has {now} bytes, and had {then}")));
         }
         if record.open.has(OpenFlags::PATH) {
             return Ok(anchor);
@@ -117,30 +89,6 @@ impl Described for Path {
         lock(&file, &record.locks)?;
         Ok(HostFile::from(file))
     }
-}
-
-fn is_same(one: &Statx, other: &Statx) -> bool {
-    one.stx_ino == other.stx_ino && device(one) == device(other) && born(one) == born(other)
-}
-
-pub(crate) fn device(stat: &Statx) -> u64 {
-    u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor)
-}
-
-/// When it was made, zero where the file system does not say.
-fn born(stat: &Statx) -> u64 {
-    if stat.stx_mask & StatxFlags::BTIME.bits() == 0 {
-        return 0;
-    }
-    nanoseconds(stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec)
-}
-
-/// Since 1970; what was before is then.
-pub(crate) fn nanoseconds(seconds: i64, nanoseconds: u32) -> u64 {
-    u64::try_from(seconds)
-        .unwrap_or(0)
-        .saturating_mul(1_000_000_000)
-        .saturating_add(nanoseconds.into())
 }
 
 /// Has the locks again that were recorded.

@@ -8,8 +8,10 @@
 //! Reset: FD_CLOEXEC (it is set), what `F_SETOWN` and its like have set, how the bytes lie in the
 //! pages of the pipe.
 //!
-//! Refused, with a reason: an end whose other one is open and not in the session, FIFOs (which
-//! have a path), a pipe with bytes and packets in a row.
+//! Refused, with a reason: an end whose other one is open and not in the session, a pipe with bytes
+//! and packets in a row.
+//!
+//! Not taken: FIFOs, which have a path: `fifo-v1` keeps them.
 //!
 //! Invariants:
 //! - Of the open file descriptions of one pipe in one session, the one with the smallest token is
@@ -50,7 +52,7 @@ impl Handler<HostFile> for PipeHandler {
     }
 
     fn can_preserve(&self, file: &HostFile) -> bool {
-        file.kind() == FileKind::Pipe
+        file.kind() == FileKind::Pipe && !has_path(file)
     }
 
     fn refers(&self) -> bool {
@@ -81,7 +83,10 @@ impl Handler<HostFile> for PipeHandler {
     fn retrieve(&self, data: u64, recall: &dyn Recall<HostFile>) -> Result<HostFile, Failure> {
         let bytes = recall.bytes(Handle(data))?;
         match PipeRecord::decode(&bytes).map_err(damaged("the pipe"))? {
-            PipeRecord::Maker(maker) => make(&maker, recall),
+            PipeRecord::Maker(maker) => {
+                let (reader, writer) = new_pipe(room(&maker)?)?;
+                fill(&maker, reader, Some(writer), recall)
+            }
             PipeRecord::Along { maker } => Err(Failure::new(
                 Errno::Inval,
                 format!("token {maker}, which makes the pipe, did not make this end of it"),
@@ -100,25 +105,25 @@ impl Handler<HostFile> for PipeHandler {
     }
 }
 
+/// Whether it is a FIFO; no when that cannot be told.
+pub(crate) fn has_path(file: &HostFile) -> bool {
+    fstatfs(file).is_ok_and(|system| system.f_type as u64 != PIPEFS_MAGIC)
+}
+
 /// A pipe, as one of its open file descriptions sees it.
-struct Pipe<'a> {
+pub(crate) struct Pipe<'a> {
     own: &'a HostFile,
     open: OpenFlags,
-    others: Vec<(Token, HostFile)>,
+    pub(crate) others: Vec<(Token, HostFile)>,
+    /// Of one without an end for writing: there was one, and its readers are told that it went.
+    pub(crate) hung_up: bool,
 }
 
 impl<'a> Pipe<'a> {
     /// Finds the others, and sees that no end is anywhere else.
-    fn new(own: &'a HostFile, keep: &dyn Keep<HostFile>) -> Result<Self, Failure> {
-        let failed = system("the pipe cannot be looked at");
-        if fstatfs(own).map_err(&failed)?.f_type as u64 != PIPEFS_MAGIC {
-            return Err(unsupported(
-                "a FIFO, which has a path: open it again after the update (pipe-v1 keeps pipes \
-                 without a path)",
-            ));
-        }
+    pub(crate) fn new(own: &'a HostFile, keep: &dyn Keep<HostFile>) -> Result<Self, Failure> {
         let others = siblings::others(own, keep, PipeRecord::ENDS_MAX)?;
-        let pipe = Self { own, open: open::flags(own)?, others };
+        let mut pipe = Self { own, open: open::flags(own)?, others, hung_up: false };
         let has = |access| -> Result<bool, Failure> {
             let mut has = pipe.open.has(access);
             for (_, other) in &pipe.others {
@@ -126,25 +131,26 @@ impl<'a> Pipe<'a> {
             }
             Ok(has)
         };
-        let other_end = match (has(OpenFlags::READ)?, has(OpenFlags::WRITE)?) {
+        let gone = match (has(OpenFlags::READ)?, has(OpenFlags::WRITE)?) {
             (true, true) => return Ok(pipe),
-            (true, false) => (PollFlags::HUP, "writing"),
-            (false, _) => (PollFlags::ERR, "reading"),
+            (true, false) => {
+                pipe.hung_up = polls(own, PollFlags::HUP)?;
+                pipe.hung_up || is_empty_without_writer(own)?
+            }
+            (false, _) => polls(own, PollFlags::ERR)?,
         };
-        let mut polled = [PollFd::new(own, PollFlags::empty())];
-        poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).map_err(&failed)?;
-        match polled {
-            [polled] if polled.revents().contains(other_end.0) => Ok(pipe),
-            _ => Err(unsupported(format!(
-                "the pipe's end for {} is open, and is not in the session: preserve both ends, \
-                 or close that one",
-                other_end.1
-            ))),
+        if gone {
+            return Ok(pipe);
         }
+        let other = if pipe.open.has(OpenFlags::READ) { "writing" } else { "reading" };
+        Err(unsupported(format!(
+            "the pipe's end for {other} is open, and is not in the session: preserve both ends, or \
+             close that one"
+        )))
     }
 
     /// The pipe, with everything that is in it.
-    fn describe(&self) -> Result<PipeMaker, Failure> {
+    pub(crate) fn describe(&self) -> Result<PipeMaker, Failure> {
         let failed = system("the pipe cannot be looked at");
         let capacity = fcntl_getpipe_size(self.own).map_err(&failed)?;
         let mut ends = Vec::with_capacity(self.others.len());
@@ -164,6 +170,27 @@ impl<'a> Pipe<'a> {
         let capacity = u32::try_from(capacity)
             .map_err(|_| unsupported(format!("the pipe has {capacity} bytes of room")))?;
         Ok(PipeMaker { capacity, open: self.open, ends, packets, chunks })
+    }
+}
+
+/// Whether the kernel says that of it.
+fn polls(end: &HostFile, what: PollFlags) -> Result<bool, Failure> {
+    let mut polled = [PollFd::new(end, PollFlags::empty())];
+    poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))
+        .map_err(system("the pipe cannot be looked at"))?;
+    Ok(matches!(polled, [polled] if polled.revents().contains(what)))
+}
+
+/// Whether nothing is in it and nobody has it open for writing. A FIFO that nobody has opened for
+/// writing since it was opened does not poll as hung up.
+fn is_empty_without_writer(reader: &HostFile) -> Result<bool, Failure> {
+    let (_copy, writer) =
+        pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(system("no new pipe"))?;
+    match tee(reader, &writer, 1, SpliceFlags::NONBLOCK) {
+        Ok(copied) => Ok(copied == 0),
+        // Empty, and somebody could write.
+        Err(rustix::io::Errno::AGAIN) => Ok(false),
+        Err(error) => Err(system("the pipe cannot be looked at")(error)),
     }
 }
 
@@ -228,42 +255,69 @@ impl Copied {
     }
 }
 
+/// Whether the FIFO still holds this: somebody else had it open all the time.
+pub(crate) fn holds(reader: &OwnedFd, maker: &PipeMaker) -> Result<bool, Failure> {
+    let there = ioctl_fionread(reader).map_err(system("the pipe cannot be looked at"))?;
+    let wanted = maker.chunks.concat();
+    if wanted.is_empty() || there < wanted.len() as u64 {
+        return Ok(false);
+    }
+    let reader = HostFile::from(reader.try_clone().map_err(system("no more descriptors"))?);
+    let capacity = fcntl_getpipe_size(&reader).map_err(system("the pipe cannot be looked at"))?;
+    let (chunks, _) = unread(&reader, capacity)?;
+    Ok(chunks.concat().starts_with(&wanted))
+}
+
+/// The capacity that is recorded.
+fn room(maker: &PipeMaker) -> Result<usize, Failure> {
+    usize::try_from(maker.capacity)
+        .map_err(|_| Failure::new(Errno::TooBig, "the pipe is too large for this machine"))
+}
+
 /// A pipe of that capacity, both ends of which do not block.
 fn new_pipe(capacity: usize) -> Result<(OwnedFd, OwnedFd), Failure> {
     let failed = system("no new pipe");
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(&failed)?;
-    if fcntl_getpipe_size(&reader).map_err(&failed)? != capacity {
-        fcntl_setpipe_size(&reader, capacity)
-            .map_err(system("no new pipe of the same capacity (see /proc/sys/fs/pipe-max-size)"))?;
-    }
+    make_room(&reader, capacity)?;
     Ok((reader, writer))
 }
 
-/// Makes the pipe and all its ends; gives the maker's.
-fn make(maker: &PipeMaker, recall: &dyn Recall<HostFile>) -> Result<HostFile, Failure> {
-    let failed = system("the pipe's content cannot be written");
-    let capacity = usize::try_from(maker.capacity)
-        .map_err(|_| Failure::new(Errno::TooBig, "the pipe is too large for this machine"))?;
-    let (reader, writer) = new_pipe(capacity)?;
-    if maker.packets {
-        let flags = OpenFlags(OpenFlags::WRITE | OpenFlags::DIRECT | OpenFlags::NONBLOCK);
-        open::set_status(&writer, flags)?;
+fn make_room(pipe: &OwnedFd, capacity: usize) -> Result<(), Failure> {
+    if fcntl_getpipe_size(pipe).map_err(system("no new pipe"))? != capacity {
+        fcntl_setpipe_size(pipe, capacity)
+            .map_err(system("no new pipe of the same capacity (see /proc/sys/fs/pipe-max-size)"))?;
     }
-    for chunk in &maker.chunks {
-        if rustix::io::write(&writer, chunk).map_err(&failed)? != chunk.len() {
-            return Err(Failure::new(Errno::Inval, "the pipe has no room for what was in it"));
+    Ok(())
+}
+
+/// Makes all ends of a pipe, of which there are these two, and puts into it what was in it; gives
+/// the maker's. Neither blocks, and none is opened for writing where there is no writer.
+pub(crate) fn fill(
+    maker: &PipeMaker,
+    reader: OwnedFd,
+    writer: Option<OwnedFd>,
+    recall: &dyn Recall<HostFile>,
+) -> Result<HostFile, Failure> {
+    let failed = system("the pipe's content cannot be written");
+    make_room(&reader, room(maker)?)?;
+    if let Some(writer) = &writer {
+        let mut flags = OpenFlags(OpenFlags::WRITE | OpenFlags::NONBLOCK);
+        if maker.packets {
+            flags.0 |= OpenFlags::DIRECT;
+        }
+        open::set_status(writer, flags)?;
+        for chunk in &maker.chunks {
+            if rustix::io::write(writer, chunk).map_err(&failed)? != chunk.len() {
+                return Err(Failure::new(Errno::Inval, "the pipe has no room for what was in it"));
+            }
         }
     }
-    // Of each end one is there already; further ones, and those for both, are opened beside.
-    let (mut reader, mut writer) = (Some(reader), Some(writer));
-    let anchor = reader
-        .as_ref()
-        .map(OwnedFd::try_clone)
-        .transpose()
-        .map_err(system("no more descriptors"))?
-        .ok_or_else(|| Failure::new(Errno::Inval, "a pipe without an end"))?;
-    // While both ends are open here, opening another one does not wait.
+    // Of each end one is there already; further ones, and those for both, are opened beside. While
+    // both are held here, opening another one does not wait; that of a FIFO without a writer does
+    // not either, since it is told not to.
+    let anchor = reader.try_clone().map_err(system("no more descriptors"))?;
     let _both = writer.as_ref().map(OwnedFd::try_clone);
+    let (mut reader, mut writer) = (Some(reader), writer);
     let mut end = |open: OpenFlags| -> Result<HostFile, Failure> {
         let ready = match (open.has(OpenFlags::READ), open.has(OpenFlags::WRITE)) {
             (true, false) => reader.take(),
@@ -272,7 +326,7 @@ fn make(maker: &PipeMaker, recall: &dyn Recall<HostFile>) -> Result<HostFile, Fa
         };
         let file = match ready {
             Some(file) => file,
-            None => open::again(&anchor, open)?,
+            None => open::again(&anchor, OpenFlags(open.0 | OpenFlags::NONBLOCK))?,
         };
         open::set_status(&file, open)?;
         Ok(HostFile::from(file))

@@ -158,9 +158,9 @@ fn a_timer_has_the_ticks_that_nobody_has_read_and_ticks_on() {
     let file = timer(TimerfdClockId::Monotonic);
     let milli = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
     let value = Itimerspec { it_value: milli, it_interval: milli };
+    let begun = clock_gettime(ClockId::Monotonic);
     timerfd_settime(&file, TimerfdTimerFlags::empty(), &value).unwrap();
     assert!(poll(&mut [PollFd::new(&file, PollFlags::IN)], Some(&seconds(20))).unwrap() == 1);
-    let begun = clock_gettime(ClockId::Monotonic);
     let mine = file.try_clone().unwrap();
     let mut before = Before::new(vec![file]).unwrap();
     before.keep().unwrap();

@@ -179,13 +179,3 @@ fn damage_to_the_makers_record_is_the_error_of_all_ends_and_nothing_stays_open()
         assert_eq!(after.retrieve(token).unwrap_err().errno(), Errno::Inval);
     }
 }
-
-#[test]
-fn a_fifo_is_refused() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("fifo");
-    let mode = Mode::RUSR | Mode::WUSR;
-    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
-    let both = rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).unwrap();
-    assert!(refusal(both).contains("a FIFO"));
-}

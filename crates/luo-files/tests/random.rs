@@ -7,11 +7,12 @@ use std::io::{Seek, SeekFrom};
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{across, own_ip};
 use luo_sys::SOCKET_OPTIONS;
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat, tell};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_getfl, fstat, mknodat, tell};
 use rustix::io::write;
 use rustix::net::{
     AddressFamily, RecvFlags, Shutdown, SocketFlags, SocketType, recv, shutdown, socketpair,
@@ -66,7 +67,11 @@ fn make(random: &mut Random, directory: &std::path::Path) -> Vec<OwnedFd> {
         3 | 4 => {
             let mut flags = PipeFlags::NONBLOCK;
             flags.set(PipeFlags::DIRECT, random.yes());
-            let (reader, writer) = pipe_with(flags).unwrap();
+            let (reader, writer) = match random.below(4) {
+                // Linux has no packets in FIFOs.
+                0 if !flags.contains(PipeFlags::DIRECT) => fifo(directory),
+                _ => pipe_with(flags).unwrap(),
+            };
             fcntl_setpipe_size(&reader, 4096 << random.below(4)).unwrap();
             for _ in 0..random.below(8) {
                 let bytes = vec![random.below(256) as u8; 1 + random.below(2000)];
@@ -118,6 +123,18 @@ fn make(random: &mut Random, directory: &std::path::Path) -> Vec<OwnedFd> {
             false => vec![std::fs::File::open("/dev/zero").unwrap().into()],
         },
     }
+}
+
+/// Both ends of a new FIFO.
+fn fifo(directory: &std::path::Path) -> (OwnedFd, OwnedFd) {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let path = directory.join(format!("fifo-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+    mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let open = |access| {
+        let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        rustix::fs::open(&path, flags, Mode::empty()).unwrap()
+    };
+    (open(OFlags::RDONLY), open(OFlags::WRONLY))
 }
 
 /// All that can be seen of a file without changing it, and does not go on by itself.

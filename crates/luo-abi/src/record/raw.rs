@@ -238,6 +238,17 @@ layout! {
         reserved: [u8; 4],
     }
 
+    /// `fifo-v1`, before its path and a `pipe-v1`.
+    Fifo {
+        device: U64,
+        inode: U64,
+        filesystem: U64,
+        born: U64,
+        path_length: U16,
+        hung_up: u8,
+        reserved: [u8; 5],
+    }
+
     /// `path-v1`, before its locks and its path.
     Path {
         device: U64,

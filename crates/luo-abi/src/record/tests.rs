@@ -633,6 +633,7 @@ fn the_documented_layouts_are_those_of_the_code() {
         ("### `signalfd-v1`", 0, size_of::<raw::Signalfd>(), raw::Signalfd::fields()),
         ("### `pipe-v1`", 0, size_of::<raw::Pipe>(), raw::Pipe::fields()),
         ("### `pipe-v1`", 1, size_of::<raw::PipeEnd>(), raw::PipeEnd::fields()),
+        ("### `fifo-v1`", 0, size_of::<raw::Fifo>(), raw::Fifo::fields()),
         ("### `path-v1`", 0, size_of::<raw::Path>(), raw::Path::fields()),
         ("### `path-v1`", 1, size_of::<raw::Lock>(), raw::Lock::fields()),
         ("### `socket-v1`", 0, size_of::<raw::Socket>(), raw::Socket::fields()),

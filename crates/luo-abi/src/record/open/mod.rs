@@ -6,6 +6,7 @@
 
 mod deleted;
 mod events;
+mod fifo;
 mod locks;
 mod options;
 mod path;
@@ -15,6 +16,7 @@ mod unix;
 
 pub use deleted::{DeletedEnd, DeletedMaker, DeletedRecord};
 pub use events::{EventfdRecord, SignalfdRecord, TimerfdRecord};
+pub use fifo::{FifoMaker, FifoRecord};
 pub use path::{DeviceRecord, LockRecord, PathRecord};
 pub use pipe::{PipeEnd, PipeMaker, PipeRecord};
 pub use socket::{Endpoint, OptionRecord, SocketFamily, SocketKind, SocketRecord, SocketState};
@@ -33,6 +35,8 @@ pub const SIGNALFD_COMPATIBLE: &str = "signalfd-v1";
 
 /// The `compatible` string of pipes.
 pub const PIPE_COMPATIBLE: &str = "pipe-v1";
+/// The `compatible` string of FIFOs.
+pub const FIFO_COMPATIBLE: &str = "fifo-v1";
 /// The `compatible` string of files and directories with a path.
 pub const PATH_COMPATIBLE: &str = "path-v1";
 /// The `compatible` string of regular files that have no name any more.
