@@ -10,12 +10,13 @@ use luo_abi::{
         File, FilesTree, MachineTree, Session, Subsystem, Tokens, write_files, write_machine,
     },
     record::{
-        DeletedEnd, DeletedMaker, DeletedRecord, DeviceRecord, Endpoint, EventfdRecord, FifoMaker,
-        FifoRecord, FileRecord, Incoming, LockRecord, MachineRecord, MemfdRecord, OpenFlags,
-        OptionRecord, PathRecord, PipeEnd, PipeMaker, PipeRecord, Reading, Record,
-        RememberedFailure, SessionRecord, SharedRecord, SignalfdRecord, SocketFamily, SocketKind,
-        SocketRecord, SocketState, SubsystemData, SubsystemRecord, TimelineArrival, TimelineName,
-        TimelineRecord, TimelineSpan, TimerfdRecord, UnixEnd, UnixMaker, UnixMessage, UnixRecord,
+        DeletedEnd, DeletedMaker, DeletedRecord, DeviceRecord, Endpoint, EpollMemberRecord,
+        EpollRecord, EventfdRecord, FifoMaker, FifoRecord, FileRecord, Incoming, LockRecord,
+        MachineRecord, MemfdRecord, OpenFlags, OptionRecord, PathRecord, PipeEnd, PipeMaker,
+        PipeRecord, Reading, Record, RememberedFailure, SessionRecord, SharedRecord,
+        SignalfdRecord, SocketFamily, SocketKind, SocketRecord, SocketState, SubsystemData,
+        SubsystemRecord, TimelineArrival, TimelineName, TimelineRecord, TimelineSpan,
+        TimerfdRecord, UnixEnd, UnixMaker, UnixMessage, UnixRecord,
     },
 };
 
@@ -389,6 +390,28 @@ fn signalfd_v1() {
     let record = SignalfdRecord { mask: 0x8102_0304_0506_0708, flags: SignalfdRecord::NONBLOCK };
     assert_eq!(record.encode().unwrap(), golden);
     assert_eq!(SignalfdRecord::decode(golden), Ok(record));
+}
+
+#[test]
+fn epoll_v1() {
+    let golden = include_bytes!("golden/epoll-v1.bin");
+    let member = |token, number, events| EpollMemberRecord {
+        token,
+        data: 0x1122_3344_5566_7788 + token,
+        events,
+        number,
+    };
+    let record = EpollRecord {
+        flags: EpollRecord::NONBLOCK,
+        busy_usecs: 0x0102_0304,
+        busy_budget: 0x0506,
+        busy_prefer: true,
+        members: vec![member(9, 4, 0x19), member(3, 7, 0x8000_001d), member(9, 7, 0x4000_0000)],
+    };
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(EpollRecord::decode(golden), Ok(record.clone()));
+    let turned = EpollRecord { members: record.members.iter().rev().copied().collect(), ..record };
+    assert!(turned.encode().is_err());
 }
 
 #[test]

@@ -10,12 +10,12 @@ use luo_abi::{
         File, FilesTree, HandoverError, MachineTree, Session, Tokens, write_files, write_machine,
     },
     record::{
-        DeletedEnd, DeletedMaker, DeletedRecord, DeviceRecord, Endpoint, EventfdRecord, FifoMaker,
-        FifoRecord, FileRecord, Incoming, LockRecord, MachineRecord, MemfdRecord, OpenFlags,
-        OptionRecord, PathRecord, PipeEnd, PipeMaker, PipeRecord, Record, RecordError,
-        RememberedFailure, SessionRecord, SharedRecord, SignalfdRecord, SocketFamily, SocketKind,
-        SocketRecord, SocketState, SubsystemData, SubsystemRecord, TimerfdRecord, UnixEnd,
-        UnixMaker, UnixMessage, UnixRecord,
+        DeletedEnd, DeletedMaker, DeletedRecord, DeviceRecord, Endpoint, EpollMemberRecord,
+        EpollRecord, EventfdRecord, FifoMaker, FifoRecord, FileRecord, Incoming, LockRecord,
+        MachineRecord, MemfdRecord, OpenFlags, OptionRecord, PathRecord, PipeEnd, PipeMaker,
+        PipeRecord, Record, RecordError, RememberedFailure, SessionRecord, SharedRecord,
+        SignalfdRecord, SocketFamily, SocketKind, SocketRecord, SocketState, SubsystemData,
+        SubsystemRecord, TimerfdRecord, UnixEnd, UnixMaker, UnixMessage, UnixRecord,
     },
 };
 
@@ -363,7 +363,10 @@ fn mutated_records_of_files_do_no_harm() {
         extents: vec![(0, 4096), (8192, 100)],
         directory: b"/tmp".to_vec(),
     };
-    let seeds: [(Vec<u8>, Again); 10] = [
+    let member = EpollMemberRecord { token: 1, data: 2, events: 0x19, number: 4 };
+    let members = vec![member, EpollMemberRecord { number: 5, ..member }];
+    let epoll = EpollRecord { members, ..EpollRecord::default() };
+    let seeds: Vec<(Vec<u8>, Again)> = vec![
         (DeletedRecord::Maker(deleted).encode().unwrap(), |bytes| {
             DeletedRecord::decode(bytes).map(|record| record.encode())
         }),
@@ -389,6 +392,7 @@ fn mutated_records_of_files_do_no_harm() {
         (timer.encode().unwrap(), |bytes| {
             TimerfdRecord::decode(bytes).map(|record| record.encode())
         }),
+        (epoll.encode().unwrap(), |bytes| EpollRecord::decode(bytes).map(|record| record.encode())),
         (SignalfdRecord { mask: 3, flags: 1 }.encode().unwrap(), |bytes| {
             SignalfdRecord::decode(bytes).map(|record| record.encode())
         }),

@@ -9,13 +9,14 @@
 
 use std::cmp::Ordering;
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering as Memory};
 use std::sync::{Arc, OnceLock};
 
 use luo_core::{File, Identity};
 use luo_sys::FileRange;
-use rustix::fs::{AtFlags, Statx, StatxFlags, statx};
+use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, statx};
 use rustix::io::Errno;
 
 use crate::closer;
@@ -112,6 +113,24 @@ impl HostFile {
     /// EMFILE.
     pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
         self.0.fd.try_clone()
+    }
+
+    /// The identities that a file may have of which no more is known than the numbers of its device
+    /// and inode, which is what the kernel tells of the members of an epoll set: one for each
+    /// type of file that can be waited for, and those of all eventfds, which share one inode.
+    pub fn identities(device: u64, inode: u64) -> impl Iterator<Item = RangeInclusive<Identity>> {
+        let of_type = move |kind: FileType| {
+            let identity = Identity([device ^ u64::from(kind.as_raw_mode()) << 48, inode]);
+            identity..=identity
+        };
+        let eventfds = device ^ u64::from(TYPE_BITS) << 48;
+        let anonymous = Identity([device, inode]);
+        [FileType::Socket, FileType::Fifo, FileType::CharacterDevice]
+            .map(of_type)
+            .into_iter()
+            .chain([anonymous..=anonymous])
+            .chain([FileType::RegularFile, FileType::Directory].map(of_type))
+            .chain([Identity([eventfds, 0])..=Identity([eventfds, u64::MAX])])
     }
 
     #[cfg(test)]
@@ -221,6 +240,32 @@ mod tests {
         assert_ne!(one.order(&other), Ordering::Equal);
         assert_eq!(one.order(&other), other.order(&one).reverse());
         assert_ne!(one.identity(), memfd(1).identity());
+    }
+
+    #[test]
+    fn device_and_inode_lead_to_the_identity_whatever_the_type() {
+        use rustix::event::{EventfdFlags, epoll, eventfd};
+        let open = |path: &str| OwnedFd::from(std::fs::File::open(path).unwrap());
+        for file in [
+            open("/proc/self/mounts"),
+            open("/"),
+            open("/dev/null"),
+            rustix::pipe::pipe().unwrap().0,
+            std::os::unix::net::UnixStream::pair().unwrap().0.into(),
+            eventfd(0, EventfdFlags::CLOEXEC).unwrap(),
+            epoll::create(epoll::CreateFlags::CLOEXEC).unwrap(),
+        ] {
+            let stat = rustix::fs::fstat(&file).unwrap();
+            let device = u64::from(rustix::fs::major(stat.st_dev)) << 32
+                | u64::from(rustix::fs::minor(stat.st_dev));
+            let file = HostFile::from(file);
+            let leads = |device, inode| {
+                let mut all = HostFile::identities(device, inode);
+                all.any(|some| some.contains(&file.identity()))
+            };
+            assert!(leads(device, stat.st_ino), "{file:?}");
+            assert!(!leads(device + 1, stat.st_ino), "{file:?}");
+        }
     }
 
     #[test]

@@ -12,7 +12,10 @@
 //! - What a carrier cannot do it refuses with EOPNOTSUPP; it never keeps less than asked.
 
 use alloc::{boxed::Box, vec::Vec};
-use core::cmp::Ordering;
+use core::{
+    cmp::Ordering,
+    ops::{ControlFlow, RangeInclusive},
+};
 
 use crate::{Errno, Failure, File, Identity, SessionName, Token};
 
@@ -122,7 +125,7 @@ pub trait Keep<F> {
     fn forget(&self, handle: Handle);
 
     /// The token of the file that is being kept; `None` outside of a file's `prepare` and
-    /// `freeze`. The framework answers this and the four below it, no carrier does.
+    /// `freeze`. The framework answers this and the five below it, no carrier does.
     fn token(&self) -> Option<Token> {
         None
     }
@@ -133,6 +136,18 @@ pub trait Keep<F> {
     /// [refers](crate::Handler::refers) to others.
     fn find(&self, _identity: Identity, _order: &dyn Fn(&F) -> Ordering) -> Option<Token> {
         None
+    }
+
+    /// Walks the other files of the same session whose identities lie within these, by identity and
+    /// [order](File::order), until `visit` breaks. O(log n) among the session's files, and one step
+    /// for each file that is visited: for those of which less is known than [`find`](Self::find)
+    /// wants to know. The file that is being kept may be among them. Only for a handler that
+    /// [refers](crate::Handler::refers) to others.
+    fn each_within(
+        &self,
+        _identities: RangeInclusive<Identity>,
+        _visit: &mut dyn FnMut(Token, &F) -> ControlFlow<()>,
+    ) {
     }
 
     /// The token of another file of the same session; see [`find`](Self::find).

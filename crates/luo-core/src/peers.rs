@@ -5,7 +5,10 @@
 //! [refers](crate::Handler::refers) to others.
 
 use alloc::vec::Vec;
-use core::cmp::Ordering;
+use core::{
+    cmp::Ordering,
+    ops::{ControlFlow, RangeInclusive},
+};
 
 use crate::{File, Identity, Token};
 
@@ -33,5 +36,20 @@ impl<F: File> Peers<F> {
             .binary_search_by(|(own, file, _)| own.cmp(&identity).then_with(|| order(file)))
             .ok()?;
         self.files.get(found).map(|(_, _, token)| *token)
+    }
+
+    /// All files whose identities lie within these, until `visit` breaks.
+    pub(crate) fn each_within(
+        &self,
+        identities: &RangeInclusive<Identity>,
+        visit: &mut dyn FnMut(Token, &F) -> ControlFlow<()>,
+    ) {
+        let first = self.files.partition_point(|(own, _, _)| own < identities.start());
+        let rest = self.files.get(first..).unwrap_or_default();
+        for (_, file, token) in rest.iter().take_while(|(own, _, _)| identities.contains(own)) {
+            if visit(*token, file).is_break() {
+                return;
+            }
+        }
     }
 }

@@ -10,6 +10,7 @@
 //! | [`eventfd-v1`](Eventfd) | event counters | bytes |
 //! | [`timerfd-v1`](Timerfd) | timers | bytes |
 //! | [`signalfd-v1`](Signalfd) | what signals are read from | bytes |
+//! | [`epoll-v1`](EpollHandler) | epoll sets | bytes |
 //! | [`pipe-v1`](PipeHandler) | pipes | bytes |
 //! | [`fifo-v1`](FifoHandler) | pipes that have a path | bytes |
 //! | [`deleted-v1`](DeletedHandler) | regular files without a name | memory, bytes |
@@ -29,6 +30,7 @@
 mod anew;
 mod deleted;
 mod device;
+mod epoll;
 mod eventfd;
 mod fail;
 mod fdinfo;
@@ -58,6 +60,7 @@ use luo_core::Handler;
 pub use anew::{Anew, Described};
 pub use deleted::DeletedHandler;
 pub use device::Device;
+pub use epoll::EpollHandler;
 pub use eventfd::Eventfd;
 pub use fifo::FifoHandler;
 pub use kernel::{KERNEL_LIVE_COMPATIBLE, KernelHandler};
@@ -84,6 +87,7 @@ pub fn handlers() -> Vec<Arc<dyn Handler<HostFile>>> {
         Arc::new(Anew::<Eventfd>::new()),
         Arc::new(Anew::<Timerfd>::new()),
         Arc::new(Anew::<Signalfd>::new()),
+        Arc::new(EpollHandler),
         Arc::new(PipeHandler),
         Arc::new(FifoHandler),
         Arc::new(DeletedHandler),

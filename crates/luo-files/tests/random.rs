@@ -9,10 +9,12 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{across, own_ip};
-use luo_sys::SOCKET_OPTIONS;
-use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_getfl, fstat, mknodat, tell};
+use common::{across_with_duplicates, own_ip};
+use luo_sys::{SOCKET_OPTIONS, lock_range, same_description};
+use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::fs::{
+    CWD, FileType, FlockOperation, Mode, OFlags, fcntl_getfl, flock, fstat, mknodat, tell,
+};
 use rustix::io::write;
 use rustix::net::{
     AddressFamily, RecvFlags, Shutdown, SocketFlags, SocketType, recv, shutdown, socketpair,
@@ -90,6 +92,14 @@ fn make(random: &mut Random, directory: &std::path::Path) -> Vec<OwnedFd> {
             let mut open = std::fs::File::options();
             let mut file = open.read(true).append(random.yes()).open(path).unwrap();
             file.seek(SeekFrom::Start(random.below(20) as u64)).unwrap();
+            // Locks that others may have too.
+            if random.yes() {
+                flock(&file, FlockOperation::LockShared).unwrap();
+            }
+            if random.yes() {
+                let start = random.below(9) as u64;
+                lock_range(&file, start, start + random.below(9) as u64, false).unwrap();
+            }
             vec![file.into()]
         }
         7 => {
@@ -137,6 +147,25 @@ fn fifo(directory: &std::path::Path) -> (OwnedFd, OwnedFd) {
     (open(OFlags::RDONLY), open(OFlags::WRONLY))
 }
 
+/// An epoll set with some of these files, where they can be waited for.
+fn watch(random: &mut Random, files: &[OwnedFd]) -> OwnedFd {
+    const ANY: [epoll::EventFlags; 4] = [
+        epoll::EventFlags::IN,
+        epoll::EventFlags::OUT,
+        epoll::EventFlags::ET,
+        epoll::EventFlags::ONESHOT,
+    ];
+    let set = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+    for _ in 0..random.below(20) {
+        let file = &files[random.below(files.len())];
+        let data = epoll::EventData::new_u64(random.0);
+        let flags = ANY.into_iter().filter(|_| random.yes()).collect();
+        // Regular files cannot; and one may be there already, or hold this set.
+        let _ = epoll::add(&set, file, data, flags);
+    }
+    set
+}
+
 /// All that can be seen of a file without changing it, and does not go on by itself.
 fn look(file: &OwnedFd) -> Vec<String> {
     let mut seen = vec![format!("{:?}", fcntl_getfl(file).unwrap())];
@@ -160,6 +189,9 @@ fn look(file: &OwnedFd) -> Vec<String> {
         FileType::RegularFile | FileType::CharacterDevice => {
             let stat = fstat(file).unwrap();
             let position = tell(file).unwrap();
+            seen.extend(
+                info(file).lines().filter(|line| line.starts_with("lock")).map(str::to_owned),
+            );
             if stat.st_nlink == 0 {
                 let mut content = vec![0; stat.st_size as usize];
                 let readable = std::fs::File::from(file.try_clone().unwrap());
@@ -170,15 +202,23 @@ fn look(file: &OwnedFd) -> Vec<String> {
             }
         }
         _ => {
-            let path = format!("/proc/self/fdinfo/{}", file.as_raw_fd());
             let own = ["eventfd-count", "eventfd-sem", "sigmask", "clockid", "ticks", "settime"];
             let interval = ["it_interval"];
             let of_type = |line: &&str| own.iter().chain(&interval).any(|n| line.starts_with(n));
-            let text = std::fs::read_to_string(path).unwrap();
+            let text = info(file);
             seen.extend(text.lines().filter(of_type).map(str::to_owned));
+            // Members lie in the order of their addresses, and have new inodes.
+            let members = text.lines().filter(|line| line.starts_with("tfd"));
+            let mut members: Vec<_> = members.map(|line| line[..53].to_owned()).collect();
+            members.sort();
+            seen.extend(members);
         }
     }
     seen
+}
+
+fn info(file: &OwnedFd) -> String {
+    std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).unwrap()
 }
 
 fn sum(bytes: &[u8]) -> u64 {
@@ -247,14 +287,26 @@ fn come_back_equal(seed: u64) {
         for at in (1..files.len()).rev() {
             files.swap(at, random.below(at + 1));
         }
-        let before: Vec<_> = files.iter().map(look).collect();
-        let after = across(files);
+        for _ in 0..random.below(4) {
+            let set = watch(&mut random, &files);
+            files.insert(random.below(files.len()), set);
+        }
+        let mut before: Vec<_> = files.iter().map(look).collect();
+        let duplicates: Vec<_> = (0..random.below(9)).map(|_| random.below(files.len())).collect();
+        before.extend(duplicates.iter().map(|at| before[*at].clone()).collect::<Vec<_>>());
+        let tokens: Vec<u64> = duplicates.iter().map(|at| *at as u64 + 1).collect();
+        let after = across_with_duplicates(files, &tokens);
+        let (originals, copies) = after.split_at(after.len() - duplicates.len());
+        for (copy, at) in copies.iter().zip(&duplicates) {
+            assert!(same_description(copy, &originals[*at]).unwrap());
+        }
         for (file, before) in after.iter().zip(&before) {
-            let differs: Vec<_> =
-                look(file).into_iter().zip(before).filter(|(a, b)| a != *b).collect();
+            let seen = look(file);
+            assert_eq!(seen.len(), before.len(), "{seen:?} {before:?}");
+            let differs: Vec<_> = seen.into_iter().zip(before).filter(|(a, b)| a != *b).collect();
             assert!(differs.is_empty(), "{differs:?}");
         }
-        for (file, seen) in after.iter().zip(&before) {
+        for (file, seen) in originals.iter().zip(&before) {
             if seen.len() == 3
                 && FileType::from_raw_mode(fstat(file).unwrap().st_mode) == FileType::Fifo
             {

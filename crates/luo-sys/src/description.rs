@@ -32,6 +32,11 @@ pub fn order_descriptions(one: impl AsFd, other: impl AsFd) -> io::Result<Orderi
             other as libc::c_ulong,
         )
     };
+    ordering(answer)
+}
+
+/// What `kcmp` has answered.
+pub(crate) fn ordering(answer: libc::c_long) -> io::Result<Ordering> {
     match answer {
         0 => Ok(Ordering::Equal),
         1 => Ok(Ordering::Less),

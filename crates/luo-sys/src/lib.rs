@@ -4,6 +4,7 @@
 //! why. A descriptor is owned by exactly one [`OwnedFd`](std::os::fd::OwnedFd) and close-on-exec.
 
 mod description;
+mod epoll;
 mod events;
 mod inherit;
 mod kexec;
@@ -20,6 +21,9 @@ mod unix;
 mod user;
 
 pub use description::{order_descriptions, same_description};
+pub use epoll::{
+    BusyPoll, EpollMember, FillError, busy_poll, fill_epoll, order_epoll_member, set_busy_poll,
+};
 pub use events::{set_timer_ticks, signalfd};
 pub use inherit::{adopt, adopt_stdin, close_on_exec, settle};
 pub use kexec::{

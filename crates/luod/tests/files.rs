@@ -13,7 +13,7 @@ use std::sync::Arc;
 use common::Luod;
 use luo::{Session, State, Unclaimed};
 use luo_carriers::arena::{self, Arena, FileMedium};
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::{read, write};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -82,6 +82,8 @@ fn files_of_all_types_outlive_every_process() {
 
     let (reader, writer) = pipe_with(PipeFlags::NONBLOCK).unwrap();
     write(&writer, b"on its way").unwrap();
+    let watch = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+    epoll::add(&watch, &reader, epoll::EventData::new_u64(77), epoll::EventFlags::IN).unwrap();
     let reader = give(4, reader);
     let writer = give(5, writer);
     std::fs::write(place.path("log"), "0123456789").unwrap();
@@ -104,6 +106,7 @@ fn files_of_all_types_outlive_every_process() {
     let nameless = std::fs::File::open(place.path("nameless")).unwrap();
     std::fs::remove_file(place.path("nameless")).unwrap();
     let nameless = give(13, nameless.into());
+    let watch = give(14, watch);
 
     depart(&mut luod);
     drop((shop, luod));
@@ -124,6 +127,12 @@ fn files_of_all_types_outlive_every_process() {
     assert_eq!(timer.it_interval, span(3));
     assert!((4000..5000).contains(&timer.it_value.tv_sec), "{timer:?}");
     take(3, signals);
+    let watch = take(14, watch);
+    let mut events = Vec::with_capacity(9);
+    epoll::wait(&watch, rustix::buffer::spare_capacity(&mut events), Some(&span(0))).unwrap();
+    assert_eq!(events.len(), 1);
+    let data = events[0].data;
+    assert_eq!(data.u64(), 77);
     let writer = take(5, writer);
     let reader = take(4, reader);
     write(&writer, b", and there").unwrap();

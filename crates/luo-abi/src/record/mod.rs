@@ -34,11 +34,12 @@ pub use memfd::{
 };
 pub use open::{
     DELETED_COMPATIBLE, DEVICE_COMPATIBLE, DeletedEnd, DeletedMaker, DeletedRecord, DeviceRecord,
-    EVENTFD_COMPATIBLE, Endpoint, EventfdRecord, FIFO_COMPATIBLE, FifoMaker, FifoRecord,
-    LockRecord, OpenFlags, OptionRecord, PATH_COMPATIBLE, PIPE_COMPATIBLE, PathRecord, PipeEnd,
-    PipeMaker, PipeRecord, SIGNALFD_COMPATIBLE, SOCKET_COMPATIBLE, SignalfdRecord, SocketFamily,
-    SocketKind, SocketRecord, SocketState, TIMERFD_COMPATIBLE, TimerfdRecord, UNIX_COMPATIBLE,
-    UnixEnd, UnixMaker, UnixMessage, UnixRecord,
+    EPOLL_COMPATIBLE, EVENTFD_COMPATIBLE, Endpoint, EpollMemberRecord, EpollRecord, EventfdRecord,
+    FIFO_COMPATIBLE, FifoMaker, FifoRecord, LockRecord, OpenFlags, OptionRecord, PATH_COMPATIBLE,
+    PIPE_COMPATIBLE, PathRecord, PipeEnd, PipeMaker, PipeRecord, SIGNALFD_COMPATIBLE,
+    SOCKET_COMPATIBLE, SignalfdRecord, SocketFamily, SocketKind, SocketRecord, SocketState,
+    TIMERFD_COMPATIBLE, TimerfdRecord, UNIX_COMPATIBLE, UnixEnd, UnixMaker, UnixMessage,
+    UnixRecord,
 };
 pub use session::{SESSION_RECORD, SessionRecord};
 pub use tcp::{

@@ -220,6 +220,24 @@ layout! {
         reserved: [u8; 4],
     }
 
+    /// `epoll-v1`, before its members.
+    Epoll {
+        members: U32,
+        flags: U32,
+        busy_usecs: U32,
+        busy_budget: U16,
+        busy_prefer: u8,
+        reserved: [u8; 1],
+    }
+
+    /// A member of an epoll set.
+    EpollMember {
+        token: U64,
+        data: U64,
+        events: U32,
+        number: U32,
+    }
+
     /// `pipe-v1`, before its other ends, the lengths of its chunks, and these.
     Pipe {
         maker: U64,

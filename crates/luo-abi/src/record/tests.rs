@@ -631,6 +631,8 @@ fn the_documented_layouts_are_those_of_the_code() {
         ("### `eventfd-v1`", 0, size_of::<raw::Eventfd>(), raw::Eventfd::fields()),
         ("### `timerfd-v1`", 0, size_of::<raw::Timerfd>(), raw::Timerfd::fields()),
         ("### `signalfd-v1`", 0, size_of::<raw::Signalfd>(), raw::Signalfd::fields()),
+        ("### `epoll-v1`", 0, size_of::<raw::Epoll>(), raw::Epoll::fields()),
+        ("### `epoll-v1`", 1, size_of::<raw::EpollMember>(), raw::EpollMember::fields()),
         ("### `pipe-v1`", 0, size_of::<raw::Pipe>(), raw::Pipe::fields()),
         ("### `pipe-v1`", 1, size_of::<raw::PipeEnd>(), raw::PipeEnd::fields()),
         ("### `fifo-v1`", 0, size_of::<raw::Fifo>(), raw::Fifo::fields()),

@@ -5,7 +5,11 @@
 //! its handle may be somebody else's by then.
 
 use alloc::{format, sync::Arc, vec::Vec};
-use core::{cell::RefCell, cmp::Ordering};
+use core::{
+    cell::RefCell,
+    cmp::Ordering,
+    ops::{ControlFlow, RangeInclusive},
+};
 
 use super::{Answer, Bound, Call, Outcome, Phase, Target, Task};
 use crate::{
@@ -106,6 +110,16 @@ impl<F: File> Keep<F> for Noted<'_, F> {
 
     fn find(&self, identity: Identity, order: &dyn Fn(&F) -> Ordering) -> Option<Token> {
         self.peers?.find(identity, order)
+    }
+
+    fn each_within(
+        &self,
+        identities: RangeInclusive<Identity>,
+        visit: &mut dyn FnMut(Token, &F) -> ControlFlow<()>,
+    ) {
+        if let Some(peers) = self.peers {
+            peers.each_within(&identities, visit);
+        }
     }
 
     fn need(&self, token: Token) -> Result<(), Failure> {

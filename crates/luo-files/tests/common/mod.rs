@@ -161,12 +161,22 @@ pub(crate) struct After {
 impl Before {
     /// A session with these files, the first under token 1.
     pub(crate) fn new(files: Vec<OwnedFd>) -> Result<Self, Error> {
+        Self::with_duplicates(files, &[])
+    }
+
+    /// The same, and then duplicates of the files with these tokens.
+    pub(crate) fn with_duplicates(files: Vec<OwnedFd>, of: &[u64]) -> Result<Self, Error> {
         let (mut core, carrier) = (orchestrator(), Copier::default());
         let owner = Owner { uid: 0, gid: 0 };
         let session = core.create_session("shop", owner, Policy::default())?;
-        for (token, file) in (1..).zip(files) {
+        let mut tokens = (1..).map(Token);
+        for (file, token) in files.into_iter().zip(&mut tokens) {
             let file = HostFile::from(file);
-            core.preserve(session, Some(Token(token)), file, Criticality::Required)?;
+            core.preserve(session, Some(token), file, Criticality::Required)?;
+        }
+        for (original, token) in of.iter().zip(tokens) {
+            let required = Criticality::Required;
+            core.preserve_duplicate(session, Some(token), Token(*original), required)?;
         }
         Ok(Self { core, carrier })
     }
@@ -229,8 +239,13 @@ impl After {
 
 /// Takes these files across.
 pub(crate) fn across(files: Vec<OwnedFd>) -> Vec<OwnedFd> {
-    let tokens = 1..=files.len() as u64;
-    let mut before = Before::new(files).unwrap();
+    across_with_duplicates(files, &[])
+}
+
+/// Takes these files across, with duplicates of those with these tokens behind them.
+pub(crate) fn across_with_duplicates(files: Vec<OwnedFd>, of: &[u64]) -> Vec<OwnedFd> {
+    let tokens = 1..=(files.len() + of.len()) as u64;
+    let mut before = Before::with_duplicates(files, of).unwrap();
     before.keep().unwrap();
     let mut after = before.depart();
     let files = tokens.map(|token| after.retrieve(token).unwrap()).collect();

@@ -138,9 +138,10 @@ const fn advice(kind: Kind) -> &'static str {
         Kind::Pipe | Kind::UnixConnection | Kind::UnixDatagram | Kind::Fifo => {
             "have the program make it anew, and its peer connect again"
         }
-        Kind::Eventfd | Kind::Timerfd | Kind::Signalfd | Kind::Epoll | Kind::Inotify => {
+        Kind::Eventfd | Kind::Timerfd | Kind::Signalfd | Kind::Inotify => {
             "have the program make it anew, and keep what it counts in a record"
         }
+        Kind::Epoll => "preserve its members too, or have the program make it anew",
         Kind::Fanotify | Kind::Bpf | Kind::Perf | Kind::Pidfd => {
             "have the program make it anew when it starts"
         }
@@ -227,6 +228,10 @@ mod tests {
     #[test]
     fn what_a_newer_luod_learns_is_found_by_its_name() {
         let mut handlers = built_in();
+        handlers.push(handler("epoll-v1", &["liveupdate", "arena"]));
+        let epoll = judge(Kind::Epoll, None, &handlers);
+        assert_eq!((epoll.handler.as_deref(), epoll.reach), (Some("epoll-v1"), Reach::Power));
+        handlers.pop();
         handlers.push(handler("epoll-v2", &["liveupdate"]));
         handlers.push(handler("tcp-v1", &["liveupdate", "arena"]));
         assert_eq!(judge(Kind::Epoll, None, &handlers).reach, Reach::Kernel);

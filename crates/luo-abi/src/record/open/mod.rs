@@ -5,6 +5,7 @@
 //! they are read, so that whoever has a record has one that makes sense.
 
 mod deleted;
+mod epoll;
 mod events;
 mod fifo;
 mod locks;
@@ -15,6 +16,7 @@ mod socket;
 mod unix;
 
 pub use deleted::{DeletedEnd, DeletedMaker, DeletedRecord};
+pub use epoll::{EpollMemberRecord, EpollRecord};
 pub use events::{EventfdRecord, SignalfdRecord, TimerfdRecord};
 pub use fifo::{FifoMaker, FifoRecord};
 pub use path::{DeviceRecord, LockRecord, PathRecord};
@@ -33,6 +35,8 @@ pub const TIMERFD_COMPATIBLE: &str = "timerfd-v1";
 /// The `compatible` string of descriptors that signals are read from.
 pub const SIGNALFD_COMPATIBLE: &str = "signalfd-v1";
 
+/// The `compatible` string of epoll sets.
+pub const EPOLL_COMPATIBLE: &str = "epoll-v1";
 /// The `compatible` string of pipes.
 pub const PIPE_COMPATIBLE: &str = "pipe-v1";
 /// The `compatible` string of FIFOs.
