@@ -14,12 +14,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering as Memory};
 use std::sync::{Arc, OnceLock};
 
-use luo_core::{File, Identity};
+use luo_core::{Failure, File, Identity};
 use luo_sys::FileRange;
 use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, statx};
 use rustix::io::Errno;
 
-use crate::closer;
+use crate::{closer, io_failure};
 
 mod ahead;
 mod anonymous;
@@ -71,9 +71,9 @@ struct Look {
     identity: Identity,
 }
 
-impl From<OwnedFd> for HostFile {
+impl From<OwnedFd> for Inner {
     fn from(fd: OwnedFd) -> Self {
-        Self(Arc::new(Inner {
+        Self {
             fd: Arc::new(fd),
             serial: SERIAL.fetch_add(1, Memory::Relaxed),
             look: OnceLock::new(),
@@ -81,7 +81,13 @@ impl From<OwnedFd> for HostFile {
             memory: OnceLock::new(),
             lent: OnceLock::new(),
             slot: AtomicU64::new(0),
-        }))
+        }
+    }
+}
+
+impl From<OwnedFd> for HostFile {
+    fn from(fd: OwnedFd) -> Self {
+        Self(Arc::new(fd.into()))
     }
 }
 
@@ -206,6 +212,15 @@ impl File for HostFile {
         self.0.serial.cmp(&other.0.serial)
     }
 
+    /// A descriptor of its own, in no slot yet; where `kcmp` is missing, it has the other one's place in
+    /// the order.
+    fn twin(&self) -> Result<Self, Failure> {
+        let fd = self.try_clone_fd().map_err(|error| io_failure(error, "no more descriptors"))?;
+        let mut twin = Inner::from(fd);
+        twin.serial = self.0.serial;
+        Ok(Self(Arc::new(twin)))
+    }
+
     /// Bytes of memory in use, of memory files and of ranges of an arena; zero for all others.
     fn pinned(&self) -> u64 {
         if let Some(range) = self.lent() {
@@ -221,6 +236,8 @@ impl File for HostFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd;
+
     use rustix::fs::{MemfdFlags, memfd_create};
 
     fn memfd(bytes: usize) -> HostFile {
@@ -277,5 +294,15 @@ mod tests {
         assert_eq!(clone.slot(), Some(7));
         clone.set_slot(None);
         assert_eq!(file.slot(), None);
+    }
+
+    #[test]
+    fn a_twin_is_the_same_description_in_a_slot_of_its_own() {
+        let file = memfd(1);
+        file.set_slot(Some(7));
+        let twin = file.twin().unwrap();
+        assert_eq!((twin.order(&file), twin.slot()), (Ordering::Equal, None));
+        assert_ne!(twin.as_fd().as_raw_fd(), file.as_fd().as_raw_fd());
+        assert_eq!(twin.0.serial, file.0.serial);
     }
 }

@@ -3,7 +3,7 @@
 //! Two descriptors of one description come back as two descriptors of one: the duplicate needs its
 //! original, its data is the original's token, and what is retrieved is the original.
 //!
-//! Invariants: an original stays preserved for as long as it has a duplicate; the index of
+//! Invariants: each of both is a reference of its own ([`File::twin`]); an original stays preserved for as long as it has a duplicate; the index of
 //! identities knows the original alone, and its owner's bytes are counted once.
 
 use alloc::{format, vec::Vec};
@@ -49,7 +49,7 @@ impl<F: File> Handler<F> for DuplicateHandler {
     }
 
     fn retrieve(&self, data: u64, recall: &dyn Recall<F>) -> Result<F, Failure> {
-        recall.file(Token(data))
+        recall.file(Token(data))?.twin()
     }
 
     fn finish(&self, _file: Option<&F>, _data: u64, _reclaimed: bool, _recall: &dyn Recall<F>) {}
@@ -65,7 +65,7 @@ impl<F: File> Orchestrator<F> {
     /// is taken.
     ///
     /// # Errors
-    /// As [`preserve`](Self::preserve), and ENOENT where `original` is not preserved there.
+    /// As [`preserve`](Self::preserve), and ENOENT where `original` is not preserved there; EMFILE.
     pub fn preserve_duplicate(
         &mut self,
         session: SessionId,
@@ -87,7 +87,11 @@ impl<F: File> Orchestrator<F> {
             return Err(no_token(&there.name, original, "preserved"));
         };
         let original = first.original.unwrap_or(original);
-        let file = first.file.clone();
+        let twin = first.file.twin();
+        let file = twin.map_err(|failure| {
+            Error::new(failure.errno(), failure.reason())
+                .at(self.file_location(session, original, None))
+        })?;
         self.ledger.check_files(uid, 1, 0)?;
         let Some(handler) = self.handlers.find(DUPLICATE_COMPATIBLE) else {
             return Err(Error::new(Errno::NoEnt, "there is no handler for duplicates"));

@@ -2,6 +2,8 @@
 
 use core::cmp::Ordering;
 
+use crate::Failure;
+
 /// Tells files apart cheaply: files with different identities are different open file
 /// descriptions. Files with equal ones may still be different.
 ///
@@ -21,4 +23,13 @@ pub trait File: Clone + Send + Sync + 'static {
     /// Memory in bytes that stays in use while this file is preserved, as far as the host can
     /// tell. It counts against its owner's limit.
     fn pinned(&self) -> u64;
+
+    /// Another reference to the same open file description that the host can keep apart from this
+    /// one: of a daemon, a descriptor of its own. [`order`](Self::order) says `Equal` of both.
+    ///
+    /// # Errors
+    /// EMFILE where the host can have no more.
+    fn twin(&self) -> Result<Self, Failure> {
+        Ok(self.clone())
+    }
 }

@@ -13,9 +13,9 @@ use crate::error::{Error, Refusal};
 use crate::exchange::{Answer, Prepared};
 use crate::options::Options;
 use crate::protocol::{
-    Allocate, Allocated, ClaimSession, CreateSession, Finish, GetKernelSession, KernelSessionGiven,
-    MANAGER, MAX_DESCRIPTORS, Nothing, Preserve, Preserved, Refused, Retrieve, Retrieved, SESSION,
-    SessionGiven, Unclaimed, Unpreserve, Unpreserved,
+    Allocate, Allocated, ClaimSession, CreateSession, Duplicate, Duplicated, Finish,
+    GetKernelSession, KernelSessionGiven, MANAGER, MAX_DESCRIPTORS, Nothing, Preserve, Preserved,
+    Refused, Retrieve, Retrieved, SESSION, SessionGiven, Unclaimed, Unpreserve, Unpreserved,
 };
 use crate::request;
 
@@ -131,6 +131,17 @@ pub(crate) fn preserved(
         }
     }
     Ok(verdicts)
+}
+
+pub(crate) fn duplicate(original: u64, token: Option<u64>) -> Result<Prepared<'static>, Error> {
+    let request = Some(request::next());
+    let parameters = Duplicate { original, token, required: None, request };
+    Prepared::new(SESSION, "Duplicate", &parameters, Vec::new())
+}
+
+/// The token of a duplicate.
+pub(crate) fn duplicated(answer: Answer) -> Result<u64, Error> {
+    reply::<Duplicated>(answer).map(|reply| reply.token)
 }
 
 pub(crate) fn allocate(token: u64, length: u64) -> Result<Prepared<'static>, Error> {

@@ -189,6 +189,35 @@ impl Session {
         now(self.client.preserve_batch(&files, Some(&tokens), false))
     }
 
+    /// Keeps a file that is preserved already under one more token: what is retrieved under both are
+    /// two descriptors of one open file description, with one position and one set of flags, as
+    /// `dup(2)` makes them. An original cannot be taken out before its duplicates, but along with
+    /// them ([`unpreserve_many`](Self::unpreserve_many)); of a duplicate's duplicate it is the same
+    /// one, and after an update any of them may be it.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let session = luo::Session::open("shop")?;
+    /// let log = std::fs::File::options().append(true).open("/var/log/shop")?;
+    /// session.preserve(1, &log)?; // standard output,
+    /// session.duplicate(2, 1)?; // and standard error
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// ENOENT if nothing is preserved under `original`; else as [`preserve`](Self::preserve).
+    pub fn duplicate(&self, token: u64, original: u64) -> Result<(), Error> {
+        now(self.client.duplicate(original, Some(token))).map(|_| ())
+    }
+
+    /// As [`duplicate`](Self::duplicate), under a token that luod chooses.
+    ///
+    /// # Errors
+    /// As [`duplicate`](Self::duplicate).
+    pub fn duplicate_assigned(&self, original: u64) -> Result<u64, Error> {
+        now(self.client.duplicate(original, None))
+    }
+
     /// Memory of at least `len` zero bytes (exactly as many, unless it lies on huge pages), preserved
     /// under this token, that no update copies if that can be: where luod has an arena, this process
     /// is root's or of luod's own user, and there is room, the memory lies in the arena

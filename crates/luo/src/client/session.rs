@@ -157,6 +157,11 @@ impl<D: Drive> Session<D> {
         verdicts.into_iter().try_for_each(|verdict| verdict.map(|_| ())).map_err(Error::from)
     }
 
+    pub(crate) async fn duplicate(&self, original: u64, token: Option<u64>) -> Result<u64, Error> {
+        let call = calls::duplicate(original, token)?;
+        self.connections.call(call, &self.deadline(), calls::duplicated).await
+    }
+
     pub(crate) async fn allocate(&self, token: u64, len: u64) -> Result<Memory, Error> {
         let deadline = self.deadline();
         let call = calls::allocate(token, len)?;

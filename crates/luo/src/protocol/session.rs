@@ -57,6 +57,29 @@ pub struct Preserved {
     pub refused: Vec<Refused>,
 }
 
+/// Parameters of `Duplicate`.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Duplicate {
+    /// The token that the file is preserved under, or one of its duplicates.
+    pub original: u64,
+    /// The new token; without it, one is assigned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<u64>,
+    /// Whether failing to keep it cancels an update. Default true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub required: Option<bool>,
+    /// Names the request, so that it can be sent again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<u64>,
+}
+
+/// Reply of `Duplicate`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Duplicated {
+    /// The new token.
+    pub token: u64,
+}
+
 /// Parameters of `Allocate`.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Allocate {

@@ -149,6 +149,23 @@ impl Session {
         self.client.preserve(file.as_fd(), None).await
     }
 
+    /// Keeps a file that is preserved already under one more token. See
+    /// [`luo::Session::duplicate`](crate::Session::duplicate).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn duplicate(&self, token: u64, original: u64) -> Result<(), Error> {
+        self.client.duplicate(original, Some(token)).await.map(|_| ())
+    }
+
+    /// As [`luo::Session::duplicate_assigned`](crate::Session::duplicate_assigned).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn duplicate_assigned(&self, original: u64) -> Result<u64, Error> {
+        self.client.duplicate(original, None).await
+    }
+
     /// Gives many files at once, with a verdict for each, in order. See
     /// [`luo::Session::preserve_many`](crate::Session::preserve_many).
     ///

@@ -156,6 +156,24 @@ fn taking_out_what_the_first_request_took_out_is_no_refusal() {
     });
 }
 
+#[test]
+fn a_duplicate_is_asked_for_again_as_it_was() {
+    let server = |end: SessionEnd, mut first: Peer| {
+        let asked = first.take("io.luo.Session.Duplicate").request();
+        drop(first);
+        let mut second = end.accept();
+        assert_eq!(second.take("io.luo.Session.Duplicate").request(), asked);
+        second.reply(json!({ "token": 9 }));
+        second.take("io.luo.Session.Duplicate");
+        second.reply(json!({ "token": 4 }));
+        second.ends();
+    };
+    with_session(server, async |session| {
+        assert_eq!(wait!(session.duplicate_assigned(1)).unwrap(), 9);
+        wait!(session.duplicate(4, 1)).unwrap();
+    });
+}
+
 /// Loses the answer to a method, and refuses its repetition as luod does when it is out of place.
 fn lose(end: &SessionEnd, mut first: Peer, method: &str, state: &str) -> Peer {
     first.take(method);

@@ -274,6 +274,7 @@ mod tests {
     fn what_a_client_is_told_is_kept_where_it_outlives_the_worker() {
         for (service, method, parameters) in [
             (OUTGOING | WITH_ONE_FILE, "Session.Preserve", r#"{"count":1,"tokens":[9]}"#),
+            (OUTGOING, "Session.Duplicate", r#"{"original":1,"token":9}"#),
             (OUTGOING, "Session.Unpreserve", r#"{"tokens":[1]}"#),
             (OUTGOING, "Session.Prepare", "{}"),
             (OUTGOING, "Session.Release", "{}"),

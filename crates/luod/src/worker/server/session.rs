@@ -5,9 +5,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use luo::protocol::{
-    Allocate, Allocated, Finish, GetKernelSession, Info, KernelSessionGiven, MAX_DESCRIPTORS,
-    Nothing, Preserve, Preserved, Range, Refused, Retrieve, Retrieved, SESSION, Unclaimed,
-    Unpreserve, Unpreserved,
+    Allocate, Allocated, Duplicate, Duplicated, Finish, GetKernelSession, Info, KernelSessionGiven,
+    MAX_DESCRIPTORS, Nothing, Preserve, Preserved, Range, Refused, Retrieve, Retrieved, SESSION,
+    Unclaimed, Unpreserve, Unpreserved,
 };
 use luo_abi::TimelinePhase;
 use luo_abi::liveupdate::OWN_TOKENS;
@@ -52,6 +52,7 @@ impl SessionService {
         Ok(match method {
             "GetInfo" => Pending::Ready(or_refused(self.info())),
             "Preserve" => self.preserve(&call.parameters()?, descriptors),
+            "Duplicate" => self.duplicate(call.parameters()?),
             "Allocate" => self.allocate(call.parameters()?),
             "Unpreserve" => self.unpreserve(&call.parameters()?),
             "Retrieve" => self.retrieve(call.parameters()?),
@@ -168,6 +169,44 @@ impl SessionService {
         })
     }
 
+    fn duplicate(&self, parameters: Duplicate) -> Pending {
+        let (host, id) = (Rc::clone(&self.host), self.id);
+        let request = parameters.request.unwrap_or(0);
+        let criticality = match parameters.required {
+            Some(false) => Criticality::Optional,
+            _ => Criticality::Required,
+        };
+        let made_before = host.persisted.borrow().made_before(id, request);
+        let repeated = made_before.and_then(|tokens| tokens.get(&0).copied());
+        let made = match repeated {
+            Some(token) => Ok(token),
+            None => {
+                let (original, token) = (Token(parameters.original), parameters.token.map(Token));
+                host.core.borrow_mut().preserve_duplicate(id, token, original, criticality)
+            }
+        };
+        let token = match made {
+            Ok(token) => token,
+            Err(error) => return Pending::Ready(Reply::refused_by_session(error.into())),
+        };
+        let key = FileKey { session: id, side: Side::Outgoing, token };
+        host.persisted.borrow_mut().made_by(key, FileExtra { request, index: 0 });
+        let ticket = host.commit();
+        later(async move {
+            if let Err(refusal) = ticket.await {
+                // luod never holds a file of a refused request.
+                if repeated.is_none()
+                    && let Err(error) = host.core.borrow_mut().unpreserve(id, token)
+                {
+                    tracing::warn!(%error, "a duplicate that could not be kept stays");
+                }
+                host.commit();
+                return Err(refusal);
+            }
+            Ok(Reply::new(&Duplicated { token: token.0 }))
+        })
+    }
+
     fn allocate(&self, parameters: Allocate) -> Pending {
         let (host, id, may_reach_arena) = (Rc::clone(&self.host), self.id, self.may_reach_arena);
         later(async move {
@@ -242,13 +281,26 @@ impl SessionService {
     }
 
     fn unpreserve(&self, parameters: &Unpreserve) -> Pending {
+        let mut core = self.host.core.borrow_mut();
+        let mut tries: Vec<(usize, Token)> =
+            parameters.tokens.iter().map(|token| Token(*token)).enumerate().collect();
         let mut reply = Unpreserved::default();
-        for (index, token) in parameters.tokens.iter().enumerate() {
-            let token = Token(*token);
-            if let Err(error) = self.host.core.borrow_mut().unpreserve(self.id, token) {
-                reply.refused.push(refused(index, Some(token), error.into()));
+        // An original stays while it has duplicates, which may be among those behind it.
+        for _ in 0..2 {
+            reply.refused.clear();
+            let tried = tries.len();
+            tries.retain(|(index, token)| match core.unpreserve(self.id, *token) {
+                Ok(()) => false,
+                Err(error) => {
+                    reply.refused.push(refused(*index, Some(*token), error.into()));
+                    true
+                }
+            });
+            if tries.is_empty() || tries.len() == tried {
+                break;
             }
         }
+        drop(core);
         let ticket = self.host.commit();
         later(async move {
             ticket.await?;
