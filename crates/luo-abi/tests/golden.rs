@@ -11,12 +11,12 @@ use luo_abi::{
     },
     record::{
         DeletedEnd, DeletedMaker, DeletedRecord, DeviceRecord, Endpoint, EpollMemberRecord,
-        EpollRecord, EventfdRecord, FifoMaker, FifoRecord, FileRecord, Incoming, LockRecord,
-        MachineRecord, MemfdRecord, OpenFlags, OptionRecord, PathRecord, PipeEnd, PipeMaker,
-        PipeRecord, Reading, Record, RememberedFailure, SessionRecord, SharedRecord,
+        EpollRecord, EventfdRecord, FifoMaker, FifoRecord, FileRecord, Incoming, InotifyRecord,
+        LockRecord, MachineRecord, MemfdRecord, OpenFlags, OptionRecord, PathRecord, PipeEnd,
+        PipeMaker, PipeRecord, Reading, Record, RememberedFailure, SessionRecord, SharedRecord,
         SignalfdRecord, SocketFamily, SocketKind, SocketRecord, SocketState, SubsystemData,
         SubsystemRecord, TimelineArrival, TimelineName, TimelineRecord, TimelineSpan,
-        TimerfdRecord, UnixEnd, UnixMaker, UnixMessage, UnixRecord,
+        TimerfdRecord, UnixEnd, UnixMaker, UnixMessage, UnixRecord, WatchRecord, WatchTarget,
     },
 };
 
@@ -412,6 +412,31 @@ fn epoll_v1() {
     assert_eq!(EpollRecord::decode(golden), Ok(record.clone()));
     let turned = EpollRecord { members: record.members.iter().rev().copied().collect(), ..record };
     assert!(turned.encode().is_err());
+}
+
+#[test]
+fn inotify_v1() {
+    let golden = include_bytes!("golden/inotify-v1.bin");
+    let target = WatchTarget::File { token: 0x1122_3344 };
+    let record = InotifyRecord {
+        flags: InotifyRecord::NONBLOCK | InotifyRecord::MISSED,
+        watches: vec![
+            WatchRecord { number: 2, mask: 0x100, target },
+            WatchRecord {
+                number: 7,
+                mask: 0x8000_0003,
+                target: WatchTarget::Path {
+                    device: 0x0102_0304_0506,
+                    inode: 0x0708_090a,
+                    filesystem: 0x0b0c_0d0e,
+                    born: 0x0f10_1112,
+                    path: b"/etc/shop".to_vec(),
+                },
+            },
+        ],
+    };
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(InotifyRecord::decode(golden), Ok(record));
 }
 
 #[test]

@@ -11,11 +11,12 @@ use luo_abi::{
     },
     record::{
         DeletedEnd, DeletedMaker, DeletedRecord, DeviceRecord, Endpoint, EpollMemberRecord,
-        EpollRecord, EventfdRecord, FifoMaker, FifoRecord, FileRecord, Incoming, LockRecord,
-        MachineRecord, MemfdRecord, OpenFlags, OptionRecord, PathRecord, PipeEnd, PipeMaker,
-        PipeRecord, Record, RecordError, RememberedFailure, SessionRecord, SharedRecord,
+        EpollRecord, EventfdRecord, FifoMaker, FifoRecord, FileRecord, Incoming, InotifyRecord,
+        LockRecord, MachineRecord, MemfdRecord, OpenFlags, OptionRecord, PathRecord, PipeEnd,
+        PipeMaker, PipeRecord, Record, RecordError, RememberedFailure, SessionRecord, SharedRecord,
         SignalfdRecord, SocketFamily, SocketKind, SocketRecord, SocketState, SubsystemData,
-        SubsystemRecord, TimerfdRecord, UnixEnd, UnixMaker, UnixMessage, UnixRecord,
+        SubsystemRecord, TimerfdRecord, UnixEnd, UnixMaker, UnixMessage, UnixRecord, WatchRecord,
+        WatchTarget,
     },
 };
 
@@ -363,6 +364,22 @@ fn mutated_records_of_files_do_no_harm() {
         extents: vec![(0, 4096), (8192, 100)],
         directory: b"/tmp".to_vec(),
     };
+    let target = WatchTarget::File { token: 9 };
+    let watches = vec![
+        WatchRecord { number: 2, mask: 0x100, target },
+        WatchRecord {
+            number: 7,
+            mask: 0x8000_0003,
+            target: WatchTarget::Path {
+                device: 0x0102_0304_0506,
+                inode: 0x0708_090a,
+                filesystem: 0x0b0c_0d0e,
+                born: 0x0f10_1112,
+                path: b"/etc/shop".to_vec(),
+            },
+        },
+    ];
+    let inotify = InotifyRecord { flags: 1, watches };
     let member = EpollMemberRecord { token: 1, data: 2, events: 0x19, number: 4 };
     let members = vec![member, EpollMemberRecord { number: 5, ..member }];
     let epoll = EpollRecord { members, ..EpollRecord::default() };
@@ -391,6 +408,9 @@ fn mutated_records_of_files_do_no_harm() {
         }),
         (timer.encode().unwrap(), |bytes| {
             TimerfdRecord::decode(bytes).map(|record| record.encode())
+        }),
+        (inotify.encode().unwrap(), |bytes| {
+            InotifyRecord::decode(bytes).map(|record| record.encode())
         }),
         (epoll.encode().unwrap(), |bytes| EpollRecord::decode(bytes).map(|record| record.encode())),
         (SignalfdRecord { mask: 3, flags: 1 }.encode().unwrap(), |bytes| {

@@ -40,7 +40,7 @@ use rustix::time::Timespec;
 
 use crate::anew::{damaged, indescribable};
 use crate::fail::{system, unsupported};
-use crate::fdinfo::{FdInfo, is_nonblocking, untold};
+use crate::fdinfo::{FdInfo, device_number, is_nonblocking, untold};
 
 /// `EPOLLONESHOT`, `EPOLLWAKEUP`, and the bits that say how and not for what, of `linux/eventpoll.h`.
 const ONESHOT: u32 = 1 << 30;
@@ -175,14 +175,12 @@ fn parse(line: &str, seen: &mut HashMap<u32, u32>) -> Option<Listed> {
     let next = seen.entry(number).or_insert(0);
     let nth = *next;
     *next += 1;
-    // As the kernel has it: the minor number in 20 bits.
-    let device = hex(device)?;
     Some(Listed {
         number,
         nth,
         events: u32::try_from(hex(events)?).ok()?,
         data: hex(data)?,
-        device: (device >> 20) << 32 | device & 0xf_ffff,
+        device: device_number(device)?,
         inode: hex(inode)?,
     })
 }

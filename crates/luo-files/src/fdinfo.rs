@@ -47,6 +47,12 @@ impl FdInfo {
     }
 }
 
+/// The number of a device as `sdev` has it, with the minor one in 20 bits: as [`HostFile`] has it.
+pub(crate) fn device_number(sdev: &str) -> Option<u64> {
+    let device = u64::from_str_radix(sdev.trim(), 16).ok()?;
+    Some((device >> 20) << 32 | device & 0xf_ffff)
+}
+
 /// The kernel does not say what a handler has to know.
 pub(crate) fn untold(name: &str) -> Failure {
     unsupported(format!(

@@ -11,6 +11,7 @@
 //! | [`timerfd-v1`](Timerfd) | timers | bytes |
 //! | [`signalfd-v1`](Signalfd) | what signals are read from | bytes |
 //! | [`epoll-v1`](EpollHandler) | epoll sets | bytes |
+//! | [`inotify-v1`](InotifyHandler) | inotify with its watches | bytes |
 //! | [`pipe-v1`](PipeHandler) | pipes | bytes |
 //! | [`fifo-v1`](FifoHandler) | pipes that have a path | bytes |
 //! | [`deleted-v1`](DeletedHandler) | regular files without a name | memory, bytes |
@@ -35,6 +36,7 @@ mod eventfd;
 mod fail;
 mod fdinfo;
 mod fifo;
+mod inotify;
 mod kernel;
 mod live;
 mod memfd;
@@ -63,6 +65,7 @@ pub use device::Device;
 pub use epoll::EpollHandler;
 pub use eventfd::Eventfd;
 pub use fifo::FifoHandler;
+pub use inotify::InotifyHandler;
 pub use kernel::{KERNEL_LIVE_COMPATIBLE, KernelHandler};
 pub use live::{LIVE_COMPATIBLE, LiveHandler};
 pub use memfd::MemfdHandler;
@@ -88,6 +91,7 @@ pub fn handlers() -> Vec<Arc<dyn Handler<HostFile>>> {
         Arc::new(Anew::<Timerfd>::new()),
         Arc::new(Anew::<Signalfd>::new()),
         Arc::new(EpollHandler),
+        Arc::new(InotifyHandler),
         Arc::new(PipeHandler),
         Arc::new(FifoHandler),
         Arc::new(DeletedHandler),

@@ -63,6 +63,18 @@ impl Place {
     /// # Errors
     /// ENOENT where it is another one.
     pub(crate) fn find(&self, kind: FileKind) -> Result<(HostFile, Statx), Failure> {
+        let (anchor, stat) = self.find_any()?;
+        if anchor.kind() != kind {
+            return Err(self.another("it is of another type"));
+        }
+        Ok((anchor, stat))
+    }
+
+    /// As [`find`](Self::find), of whatever kind it is.
+    ///
+    /// # Errors
+    /// ENOENT where it is another one.
+    pub(crate) fn find_any(&self) -> Result<(HostFile, Statx), Failure> {
         let failed = system(format!("{} cannot be opened", self.path().display()));
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let anchor: OwnedFd =
@@ -79,11 +91,7 @@ impl Place {
         if born(&stat) != 0 && self.born != 0 && born(&stat) != self.born {
             return Err(self.another("it was made at another time"));
         }
-        let anchor = HostFile::from(anchor);
-        if anchor.kind() != kind {
-            return Err(self.another("it is of another type"));
-        }
-        Ok((anchor, stat))
+        Ok((HostFile::from(anchor), stat))
     }
 
     /// The failure for what is there instead of the file.

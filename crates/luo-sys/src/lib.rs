@@ -19,6 +19,7 @@ mod sockopt;
 pub mod tcp;
 mod unix;
 mod user;
+mod watches;
 
 pub use description::{order_descriptions, same_description};
 pub use epoll::{
@@ -45,3 +46,4 @@ pub use unix::{
     unread_weight,
 };
 pub use user::as_user;
+pub use watches::{open_by_handle, set_next_watch};

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use common::{Luod, errno};
 use luo::{Error, Record, Session, State, Unclaimed};
 use luo_carriers::arena::{self, Arena, FileMedium};
-use rustix::fs::{MemfdFlags, inotify, memfd_create};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
@@ -226,8 +227,8 @@ fn what_no_carrier_takes_so_far_is_refused_by_name_or_left_out() {
     let place = Place::new(32 * MIB);
     let mut luod = place.luod();
     let shop = luod.session("shop");
-    let watch = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
-    shop.preserve(1, &watch).unwrap();
+    let process = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    shop.preserve(1, &process).unwrap();
     shop.preserve(2, Record::new(b"x").unwrap()).unwrap();
     match luod.manager().prepare_through("arena") {
         Err(Error::Refused(refusal)) => {
@@ -239,7 +240,7 @@ fn what_no_carrier_takes_so_far_is_refused_by_name_or_left_out() {
     }
     assert_eq!(luod.manager().status().unwrap().state, State::Normal);
     shop.unpreserve(1).unwrap();
-    let verdicts = shop.preserve_optional(&[(3, &watch)]).unwrap();
+    let verdicts = shop.preserve_optional(&[(3, &process)]).unwrap();
     assert!(verdicts[0].is_ok());
     let report = luod.manager().prepare_through("arena").unwrap().unwrap();
     assert_eq!(report.left_out.len(), 1);

@@ -14,7 +14,7 @@ use common::Luod;
 use luo::{Session, State, Unclaimed};
 use luo_carriers::arena::{self, Arena, FileMedium};
 use rustix::event::{EventfdFlags, epoll, eventfd};
-use rustix::fs::{OFlags, fcntl_getfl};
+use rustix::fs::{OFlags, fcntl_getfl, inotify};
 use rustix::io::{read, write};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::time::{
@@ -107,6 +107,11 @@ fn files_of_all_types_outlive_every_process() {
     std::fs::remove_file(place.path("nameless")).unwrap();
     let nameless = give(13, nameless.into());
     let watch = give(14, watch);
+    let watcher = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
+    let created = inotify::WatchFlags::CREATE;
+    inotify::add_watch(&watcher, place.path("."), created).unwrap();
+    let watcher = give(15, watcher);
+    give(16, std::fs::File::open(place.path(".")).unwrap().into());
 
     depart(&mut luod);
     drop((shop, luod));
@@ -133,6 +138,14 @@ fn files_of_all_types_outlive_every_process() {
     assert_eq!(events.len(), 1);
     let data = events[0].data;
     assert_eq!(data.u64(), 77);
+    let watcher = take(15, watcher);
+    std::fs::write(place.path("created"), "").unwrap();
+    let mut events = [0; 4096];
+    let len = read(&watcher, &mut events).unwrap();
+    // Two of struct inotify_event: that some were missed, and this one.
+    let masks = [4, 16 + 4].map(|at| u32::from_ne_bytes(events[at..at + 4].try_into().unwrap()));
+    assert_eq!((masks, len), ([0x4000, 0x100], 48));
+    shop.retrieve(16).unwrap();
     let writer = take(5, writer);
     let reader = take(4, reader);
     write(&writer, b", and there").unwrap();

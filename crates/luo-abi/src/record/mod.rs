@@ -35,11 +35,11 @@ pub use memfd::{
 pub use open::{
     DELETED_COMPATIBLE, DEVICE_COMPATIBLE, DeletedEnd, DeletedMaker, DeletedRecord, DeviceRecord,
     EPOLL_COMPATIBLE, EVENTFD_COMPATIBLE, Endpoint, EpollMemberRecord, EpollRecord, EventfdRecord,
-    FIFO_COMPATIBLE, FifoMaker, FifoRecord, LockRecord, OpenFlags, OptionRecord, PATH_COMPATIBLE,
-    PIPE_COMPATIBLE, PathRecord, PipeEnd, PipeMaker, PipeRecord, SIGNALFD_COMPATIBLE,
-    SOCKET_COMPATIBLE, SignalfdRecord, SocketFamily, SocketKind, SocketRecord, SocketState,
-    TIMERFD_COMPATIBLE, TimerfdRecord, UNIX_COMPATIBLE, UnixEnd, UnixMaker, UnixMessage,
-    UnixRecord,
+    FIFO_COMPATIBLE, FifoMaker, FifoRecord, INOTIFY_COMPATIBLE, InotifyRecord, LockRecord,
+    OpenFlags, OptionRecord, PATH_COMPATIBLE, PIPE_COMPATIBLE, PathRecord, PipeEnd, PipeMaker,
+    PipeRecord, SIGNALFD_COMPATIBLE, SOCKET_COMPATIBLE, SignalfdRecord, SocketFamily, SocketKind,
+    SocketRecord, SocketState, TIMERFD_COMPATIBLE, TimerfdRecord, UNIX_COMPATIBLE, UnixEnd,
+    UnixMaker, UnixMessage, UnixRecord, WatchRecord, WatchTarget,
 };
 pub use session::{SESSION_RECORD, SessionRecord};
 pub use tcp::{

@@ -238,6 +238,26 @@ layout! {
         number: U32,
     }
 
+    /// `inotify-v1`, before its watches.
+    Inotify {
+        watches: U32,
+        flags: U32,
+    }
+
+    /// A watch, before its path.
+    Watch {
+        token: U64,
+        device: U64,
+        inode: U64,
+        filesystem: U64,
+        born: U64,
+        number: U32,
+        mask: U32,
+        path_length: U16,
+        kind: u8,
+        reserved: [u8; 5],
+    }
+
     /// `pipe-v1`, before its other ends, the lengths of its chunks, and these.
     Pipe {
         maker: U64,

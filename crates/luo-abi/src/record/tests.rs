@@ -633,6 +633,8 @@ fn the_documented_layouts_are_those_of_the_code() {
         ("### `signalfd-v1`", 0, size_of::<raw::Signalfd>(), raw::Signalfd::fields()),
         ("### `epoll-v1`", 0, size_of::<raw::Epoll>(), raw::Epoll::fields()),
         ("### `epoll-v1`", 1, size_of::<raw::EpollMember>(), raw::EpollMember::fields()),
+        ("### `inotify-v1`", 0, size_of::<raw::Inotify>(), raw::Inotify::fields()),
+        ("### `inotify-v1`", 1, size_of::<raw::Watch>(), raw::Watch::fields()),
         ("### `pipe-v1`", 0, size_of::<raw::Pipe>(), raw::Pipe::fields()),
         ("### `pipe-v1`", 1, size_of::<raw::PipeEnd>(), raw::PipeEnd::fields()),
         ("### `fifo-v1`", 0, size_of::<raw::Fifo>(), raw::Fifo::fields()),

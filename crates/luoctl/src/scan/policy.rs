@@ -138,9 +138,10 @@ const fn advice(kind: Kind) -> &'static str {
         Kind::Pipe | Kind::UnixConnection | Kind::UnixDatagram | Kind::Fifo => {
             "have the program make it anew, and its peer connect again"
         }
-        Kind::Eventfd | Kind::Timerfd | Kind::Signalfd | Kind::Inotify => {
+        Kind::Eventfd | Kind::Timerfd | Kind::Signalfd => {
             "have the program make it anew, and keep what it counts in a record"
         }
+        Kind::Inotify => "preserve a descriptor of what it watches too (O_PATH will do)",
         Kind::Epoll => "preserve its members too, or have the program make it anew",
         Kind::Fanotify | Kind::Bpf | Kind::Perf | Kind::Pidfd => {
             "have the program make it anew when it starts"
@@ -231,7 +232,9 @@ mod tests {
         handlers.push(handler("epoll-v1", &["liveupdate", "arena"]));
         let epoll = judge(Kind::Epoll, None, &handlers);
         assert_eq!((epoll.handler.as_deref(), epoll.reach), (Some("epoll-v1"), Reach::Power));
-        handlers.pop();
+        handlers.push(handler("inotify-v1", &["arena"]));
+        assert_eq!(judge(Kind::Inotify, None, &handlers).reach, Reach::Power);
+        handlers.truncate(handlers.len() - 2);
         handlers.push(handler("epoll-v2", &["liveupdate"]));
         handlers.push(handler("tcp-v1", &["liveupdate", "arena"]));
         assert_eq!(judge(Kind::Epoll, None, &handlers).reach, Reach::Kernel);

@@ -8,6 +8,7 @@ mod deleted;
 mod epoll;
 mod events;
 mod fifo;
+mod inotify;
 mod locks;
 mod options;
 mod path;
@@ -19,6 +20,7 @@ pub use deleted::{DeletedEnd, DeletedMaker, DeletedRecord};
 pub use epoll::{EpollMemberRecord, EpollRecord};
 pub use events::{EventfdRecord, SignalfdRecord, TimerfdRecord};
 pub use fifo::{FifoMaker, FifoRecord};
+pub use inotify::{InotifyRecord, WatchRecord, WatchTarget};
 pub use path::{DeviceRecord, LockRecord, PathRecord};
 pub use pipe::{PipeEnd, PipeMaker, PipeRecord};
 pub use socket::{Endpoint, OptionRecord, SocketFamily, SocketKind, SocketRecord, SocketState};
@@ -37,6 +39,8 @@ pub const SIGNALFD_COMPATIBLE: &str = "signalfd-v1";
 
 /// The `compatible` string of epoll sets.
 pub const EPOLL_COMPATIBLE: &str = "epoll-v1";
+/// The `compatible` string of inotify with its watches.
+pub const INOTIFY_COMPATIBLE: &str = "inotify-v1";
 /// The `compatible` string of pipes.
 pub const PIPE_COMPATIBLE: &str = "pipe-v1";
 /// The `compatible` string of FIFOs.
