@@ -3,8 +3,9 @@
 mod common;
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use common::{Luod, PATIENCE, errno};
@@ -15,7 +16,7 @@ use luo_sys::same_description;
 /// A file of ten digits, at this position.
 fn digits(position: u64) -> File {
     let mut file = tempfile::tempfile().unwrap();
-    std::io::Write::write_all(&mut file, b"0123456789").unwrap();
+    file.write_all(b"0123456789").unwrap();
     file.seek(SeekFrom::Start(position)).unwrap();
     file
 }
@@ -102,6 +103,37 @@ fn what_cannot_be_duplicated_is_refused_and_leaves_nothing() {
     assert_eq!(session.unpreserve_many(&[5, 3]).unwrap().len(), 1);
     assert_eq!(session.unpreserve_many(&[5, 7, 9]).unwrap(), []);
     assert!(session.info().unwrap().files.is_empty());
+}
+
+/// Asks for a duplicate on a connection of its own.
+fn ask(session: &Session, parameters: &str) -> String {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let descriptor = session.descriptor().unwrap();
+    luo::wire::send(descriptor.as_fd(), luo::protocol::CONNECT_PACKET, &[theirs.as_fd()]).unwrap();
+    drop(theirs);
+    ours.set_read_timeout(Some(PATIENCE)).unwrap();
+    let call = format!("{{\"method\":\"io.luo.Session.Duplicate\",\"parameters\":{parameters}}}\0");
+    (&ours).write_all(call.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    BufReader::new(ours).read_until(0, &mut answer).unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+#[test]
+fn a_request_that_is_sent_again_to_the_next_worker_makes_no_second_duplicate() {
+    let luod = Luod::start();
+    let session = luod.session("shop");
+    give(&session);
+    let call = r#"{"original":5,"request":4711}"#;
+    let first = ask(&session, call);
+    assert!(first.contains("\"token\":"), "{first}");
+    let files = session.info().unwrap().files;
+    assert_eq!(files.len(), 5);
+    luod.kill_worker();
+    session.info().unwrap();
+    assert_eq!(ask(&session, call), first);
+    assert_eq!(session.info().unwrap().files, files);
+    assert_ne!(ask(&session, r#"{"original":5,"request":4712}"#), first);
 }
 
 #[test]

@@ -83,6 +83,7 @@ const CALLS: &[&str] = &[
     r#"{"method":"io.luo.Session.GetInfo"}"#,
     r#"{"method":"io.luo.Session.Preserve","parameters":{"count":2,"tokens":[9,10],"required":false,"request":9}}"#,
     r#"{"method":"io.luo.Session.Preserve","parameters":{"count":1}}"#,
+    r#"{"method":"io.luo.Session.Duplicate","parameters":{"original":1,"token":12,"required":false,"request":12}}"#,
     r#"{"method":"io.luo.Session.Unpreserve","parameters":{"tokens":[1,9,10],"request":10}}"#,
     r#"{"method":"io.luo.Session.Retrieve","parameters":{"tokens":[1,2,3]}}"#,
     r#"{"method":"io.luo.Session.Prepare"}"#,
