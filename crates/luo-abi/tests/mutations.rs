@@ -14,8 +14,8 @@ use luo_abi::{
         FifoRecord, FileRecord, Incoming, LockRecord, MachineRecord, MemfdRecord, OpenFlags,
         OptionRecord, PathRecord, PipeEnd, PipeMaker, PipeRecord, Record, RecordError,
         RememberedFailure, SessionRecord, SharedRecord, SignalfdRecord, SocketFamily, SocketKind,
-        SocketRecord, SocketState, SubsystemData, SubsystemRecord, TimerfdRecord, UnixEnd,
-        UnixMaker, UnixMessage, UnixRecord,
+        SocketRecord, SocketState, SubsystemData, SubsystemRecord, TimerfdRecord, TunRecord,
+        UnixEnd, UnixMaker, UnixMessage, UnixRecord,
     },
 };
 
@@ -297,6 +297,14 @@ fn mutated_records_of_files_do_no_harm() {
         packets: true,
         chunks: vec![vec![1, 2], vec![3]],
     };
+    let tun = TunRecord {
+        name: b"tun0".to_vec(),
+        owner: 1,
+        group: 2,
+        send_buffer: 3,
+        flags: TunRecord::TUN,
+        ..TunRecord::bare()
+    };
     let fifo = FifoMaker {
         device: 1,
         inode: 2,
@@ -363,7 +371,7 @@ fn mutated_records_of_files_do_no_harm() {
         extents: vec![(0, 4096), (8192, 100)],
         directory: b"/tmp".to_vec(),
     };
-    let seeds: [(Vec<u8>, Again); 10] = [
+    let seeds: [(Vec<u8>, Again); 11] = [
         (DeletedRecord::Maker(deleted).encode().unwrap(), |bytes| {
             DeletedRecord::decode(bytes).map(|record| record.encode())
         }),
@@ -383,6 +391,7 @@ fn mutated_records_of_files_do_no_harm() {
         (DeviceRecord { major: 1, minor: 3, open }.encode().unwrap(), |bytes| {
             DeviceRecord::decode(bytes).map(|record| record.encode())
         }),
+        (tun.encode().unwrap(), |bytes| TunRecord::decode(bytes).map(|record| record.encode())),
         (EventfdRecord { count: 1, flags: 2 }.encode().unwrap(), |bytes| {
             EventfdRecord::decode(bytes).map(|record| record.encode())
         }),

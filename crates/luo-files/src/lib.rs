@@ -15,6 +15,7 @@
 //! | [`deleted-v1`](DeletedHandler) | regular files without a name | memory, bytes |
 //! | [`path-v1`](Path) | files and directories that have a path | bytes |
 //! | [`device-v1`](Device) | devices without a state: `/dev/null` | bytes |
+//! | [`tun-v1`](Tun) | interfaces of tun and tap | bytes |
 //! | [`unix-v1`](UnixHandler) | unix sockets that are connected | bytes |
 //! | [`socket-v1`](Socket) | TCP that listens, UDP, unix sockets that listen | bytes |
 //! | [`kernel-live-v1`](KernelHandler) | what the running kernel can keep itself | some live descriptors |
@@ -36,6 +37,7 @@ mod fifo;
 mod kernel;
 mod live;
 mod memfd;
+mod netlink;
 mod open;
 mod path;
 mod pipe;
@@ -48,6 +50,7 @@ mod signalfd;
 mod socket;
 mod tcp;
 mod timerfd;
+mod tun;
 mod unix;
 
 use std::sync::Arc;
@@ -71,6 +74,7 @@ pub use signalfd::Signalfd;
 pub use socket::Socket;
 pub use tcp::TcpHandler;
 pub use timerfd::Timerfd;
+pub use tun::Tun;
 pub use unix::UnixHandler;
 
 /// Every handler, in the order in which they are to be asked.
@@ -89,6 +93,7 @@ pub fn handlers() -> Vec<Arc<dyn Handler<HostFile>>> {
         Arc::new(DeletedHandler),
         Arc::new(Anew::<Path>::new()),
         Arc::new(Anew::<Device>::new()),
+        Arc::new(Anew::<Tun>::new()),
         Arc::new(TcpHandler),
         Arc::new(UnixHandler),
         Arc::new(Anew::<Socket>::new()),

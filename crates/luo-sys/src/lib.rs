@@ -16,6 +16,7 @@ mod sealed;
 mod signals;
 mod sockopt;
 pub mod tcp;
+mod tun;
 mod unix;
 mod user;
 
@@ -36,6 +37,7 @@ pub use range::{FileRange, lend_range, lent_range, lent_within, lock_range};
 pub use sealed::{read_sealed, seal, sealed_size};
 pub use signals::{Signals, blocked};
 pub use sockopt::{SOCKET_OPTIONS, SocketOption, TcpState, has_filter, tcp_state};
+pub use tun::{Tun, TunNumber, TunSetting, interface_features};
 pub use unix::{
     UnixSocket, as_effective, bytes_before_last_piece, peek_offset, set_peek_offset, unix_socket,
     unread_weight,

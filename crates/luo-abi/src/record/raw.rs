@@ -282,6 +282,20 @@ layout! {
         reserved: [u8; 4],
     }
 
+    /// `tun-v1`.
+    Tun {
+        name: [u8; 16],
+        owner: U32,
+        group: U32,
+        send_buffer: U32,
+        header: U32,
+        offload: U32,
+        open: U32,
+        flags: U32,
+        link: U16,
+        address: [u8; 6],
+    }
+
     /// An address of the Internet.
     Endpoint {
         address: [u8; 16],

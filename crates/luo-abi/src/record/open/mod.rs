@@ -12,6 +12,7 @@ mod options;
 mod path;
 mod pipe;
 mod socket;
+mod tun;
 mod unix;
 
 pub use deleted::{DeletedEnd, DeletedMaker, DeletedRecord};
@@ -20,6 +21,7 @@ pub use fifo::{FifoMaker, FifoRecord};
 pub use path::{DeviceRecord, LockRecord, PathRecord};
 pub use pipe::{PipeEnd, PipeMaker, PipeRecord};
 pub use socket::{Endpoint, OptionRecord, SocketFamily, SocketKind, SocketRecord, SocketState};
+pub use tun::TunRecord;
 pub use unix::{UnixEnd, UnixMaker, UnixMessage, UnixRecord};
 
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
@@ -45,6 +47,8 @@ pub const DELETED_COMPATIBLE: &str = "deleted-v1";
 pub const SOCKET_COMPATIBLE: &str = "socket-v1";
 /// The `compatible` string of unix sockets that are connected to one another.
 pub const UNIX_COMPATIBLE: &str = "unix-v1";
+/// The `compatible` string of tun and tap interfaces.
+pub const TUN_COMPATIBLE: &str = "tun-v1";
 /// The `compatible` string of devices without a state.
 pub const DEVICE_COMPATIBLE: &str = "device-v1";
 
