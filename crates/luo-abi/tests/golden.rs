@@ -11,8 +11,8 @@ use luo_abi::{
     },
     record::{
         DeletedEnd, DeletedMaker, DeletedRecord, DeviceRecord, Endpoint, EventfdRecord, FifoMaker,
-        FifoRecord, FileRecord, Incoming, LockRecord, MachineRecord, MemfdRecord, OpenFlags,
-        OptionRecord, PathRecord, PipeEnd, PipeMaker, PipeRecord, Reading, Record,
+        FifoRecord, FileRecord, Incoming, LockRecord, MachineRecord, MemfdRecord, MqueueRecord,
+        OpenFlags, OptionRecord, PathRecord, PipeEnd, PipeMaker, PipeRecord, Reading, Record,
         RememberedFailure, SessionRecord, SharedRecord, SignalfdRecord, SocketFamily, SocketKind,
         SocketRecord, SocketState, SubsystemData, SubsystemRecord, TimelineArrival, TimelineName,
         TimelineRecord, TimelineSpan, TimerfdRecord, TunRecord, UnixEnd, UnixMaker, UnixMessage,
@@ -465,6 +465,25 @@ fn device_v1() {
     let record = DeviceRecord { major: 1, minor: 3, open: OpenFlags(OpenFlags::WRITE) };
     assert_eq!(record.encode().unwrap(), golden);
     assert_eq!(DeviceRecord::decode(golden), Ok(record));
+}
+
+#[test]
+fn mqueue_v1() {
+    let golden = include_bytes!("golden/mqueue-v1.bin");
+    let record = MqueueRecord {
+        maker: 0,
+        boot: [7; 16],
+        uid: 1000,
+        gid: 100,
+        mode: 0o640,
+        most: 10,
+        largest: 8192,
+        open: OpenFlags(OpenFlags::READ | OpenFlags::NONBLOCK),
+        name: b"/jobs".to_vec(),
+        messages: vec![(9, b"urgent".to_vec()), (0, Vec::new())],
+    };
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(MqueueRecord::decode(golden), Ok(record));
 }
 
 #[test]

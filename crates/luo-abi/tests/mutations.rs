@@ -11,8 +11,8 @@ use luo_abi::{
     },
     record::{
         DeletedEnd, DeletedMaker, DeletedRecord, DeviceRecord, Endpoint, EventfdRecord, FifoMaker,
-        FifoRecord, FileRecord, Incoming, LockRecord, MachineRecord, MemfdRecord, OpenFlags,
-        OptionRecord, PathRecord, PipeEnd, PipeMaker, PipeRecord, Record, RecordError,
+        FifoRecord, FileRecord, Incoming, LockRecord, MachineRecord, MemfdRecord, MqueueRecord,
+        OpenFlags, OptionRecord, PathRecord, PipeEnd, PipeMaker, PipeRecord, Record, RecordError,
         RememberedFailure, SessionRecord, SharedRecord, SignalfdRecord, SocketFamily, SocketKind,
         SocketRecord, SocketState, SubsystemData, SubsystemRecord, TimerfdRecord, TunRecord,
         UnixEnd, UnixMaker, UnixMessage, UnixRecord,
@@ -305,6 +305,18 @@ fn mutated_records_of_files_do_no_harm() {
         flags: TunRecord::TUN,
         ..TunRecord::bare()
     };
+    let queue = MqueueRecord {
+        maker: 0,
+        boot: [1; 16],
+        uid: 1,
+        gid: 2,
+        mode: 0o600,
+        most: 10,
+        largest: 100,
+        open,
+        name: b"/queue".to_vec(),
+        messages: vec![(5, vec![1, 2]), (3, Vec::new())],
+    };
     let fifo = FifoMaker {
         device: 1,
         inode: 2,
@@ -371,7 +383,7 @@ fn mutated_records_of_files_do_no_harm() {
         extents: vec![(0, 4096), (8192, 100)],
         directory: b"/tmp".to_vec(),
     };
-    let seeds: [(Vec<u8>, Again); 11] = [
+    let seeds: [(Vec<u8>, Again); 12] = [
         (DeletedRecord::Maker(deleted).encode().unwrap(), |bytes| {
             DeletedRecord::decode(bytes).map(|record| record.encode())
         }),
@@ -390,6 +402,9 @@ fn mutated_records_of_files_do_no_harm() {
         (path.encode().unwrap(), |bytes| PathRecord::decode(bytes).map(|record| record.encode())),
         (DeviceRecord { major: 1, minor: 3, open }.encode().unwrap(), |bytes| {
             DeviceRecord::decode(bytes).map(|record| record.encode())
+        }),
+        (queue.encode().unwrap(), |bytes| {
+            MqueueRecord::decode(bytes).map(|record| record.encode())
         }),
         (tun.encode().unwrap(), |bytes| TunRecord::decode(bytes).map(|record| record.encode())),
         (EventfdRecord { count: 1, flags: 2 }.encode().unwrap(), |bytes| {

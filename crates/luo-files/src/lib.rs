@@ -12,6 +12,7 @@
 //! | [`signalfd-v1`](Signalfd) | what signals are read from | bytes |
 //! | [`pipe-v1`](PipeHandler) | pipes | bytes |
 //! | [`fifo-v1`](FifoHandler) | pipes that have a path | bytes |
+//! | [`mqueue-v1`](MqueueHandler) | POSIX message queues | bytes |
 //! | [`deleted-v1`](DeletedHandler) | regular files without a name | memory, bytes |
 //! | [`path-v1`](Path) | files and directories that have a path | bytes |
 //! | [`device-v1`](Device) | devices without a state: `/dev/null` | bytes |
@@ -37,6 +38,7 @@ mod fifo;
 mod kernel;
 mod live;
 mod memfd;
+mod mqueue;
 mod netlink;
 mod open;
 mod path;
@@ -66,6 +68,7 @@ pub use fifo::FifoHandler;
 pub use kernel::{KERNEL_LIVE_COMPATIBLE, KernelHandler};
 pub use live::{LIVE_COMPATIBLE, LiveHandler};
 pub use memfd::MemfdHandler;
+pub use mqueue::MqueueHandler;
 pub use path::Path;
 pub use pipe::PipeHandler;
 pub use record::RecordHandler;
@@ -90,6 +93,7 @@ pub fn handlers() -> Vec<Arc<dyn Handler<HostFile>>> {
         Arc::new(Anew::<Signalfd>::new()),
         Arc::new(PipeHandler),
         Arc::new(FifoHandler),
+        Arc::new(MqueueHandler),
         Arc::new(DeletedHandler),
         Arc::new(Anew::<Path>::new()),
         Arc::new(Anew::<Device>::new()),

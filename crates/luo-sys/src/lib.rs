@@ -10,6 +10,7 @@ mod kexec;
 mod liveupdate;
 mod mapped;
 mod mapping;
+mod mqueue;
 mod number;
 mod range;
 mod sealed;
@@ -29,6 +30,10 @@ pub use kexec::{
 pub use liveupdate::{LIVEUPDATE_DEVICE, LiveUpdateDevice, LiveUpdateSession};
 pub use mapped::{Durability, Mapped, Protection};
 pub use mapping::{Memory, MemoryError};
+pub use mqueue::{
+    QueueAttributes, QueueMessage, make_queue, open_queue, put_message, queue_attributes,
+    remove_queue, take_message,
+};
 pub use number::{
     bound_device, buffer_locks, set_bound_device, set_buffer_locks, set_socket_mark,
     set_socket_priority, set_transparent, socket_mark, socket_priority,

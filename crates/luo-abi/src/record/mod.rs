@@ -35,10 +35,11 @@ pub use memfd::{
 pub use open::{
     DELETED_COMPATIBLE, DEVICE_COMPATIBLE, DeletedEnd, DeletedMaker, DeletedRecord, DeviceRecord,
     EVENTFD_COMPATIBLE, Endpoint, EventfdRecord, FIFO_COMPATIBLE, FifoMaker, FifoRecord,
-    LockRecord, OpenFlags, OptionRecord, PATH_COMPATIBLE, PIPE_COMPATIBLE, PathRecord, PipeEnd,
-    PipeMaker, PipeRecord, SIGNALFD_COMPATIBLE, SOCKET_COMPATIBLE, SignalfdRecord, SocketFamily,
-    SocketKind, SocketRecord, SocketState, TIMERFD_COMPATIBLE, TUN_COMPATIBLE, TimerfdRecord,
-    TunRecord, UNIX_COMPATIBLE, UnixEnd, UnixMaker, UnixMessage, UnixRecord,
+    LockRecord, MQUEUE_COMPATIBLE, MqueueRecord, OpenFlags, OptionRecord, PATH_COMPATIBLE,
+    PIPE_COMPATIBLE, PathRecord, PipeEnd, PipeMaker, PipeRecord, SIGNALFD_COMPATIBLE,
+    SOCKET_COMPATIBLE, SignalfdRecord, SocketFamily, SocketKind, SocketRecord, SocketState,
+    TIMERFD_COMPATIBLE, TUN_COMPATIBLE, TimerfdRecord, TunRecord, UNIX_COMPATIBLE, UnixEnd,
+    UnixMaker, UnixMessage, UnixRecord,
 };
 pub use session::{SESSION_RECORD, SessionRecord};
 pub use tcp::{

@@ -8,6 +8,7 @@ mod deleted;
 mod events;
 mod fifo;
 mod locks;
+mod mqueue;
 mod options;
 mod path;
 mod pipe;
@@ -18,6 +19,7 @@ mod unix;
 pub use deleted::{DeletedEnd, DeletedMaker, DeletedRecord};
 pub use events::{EventfdRecord, SignalfdRecord, TimerfdRecord};
 pub use fifo::{FifoMaker, FifoRecord};
+pub use mqueue::MqueueRecord;
 pub use path::{DeviceRecord, LockRecord, PathRecord};
 pub use pipe::{PipeEnd, PipeMaker, PipeRecord};
 pub use socket::{Endpoint, OptionRecord, SocketFamily, SocketKind, SocketRecord, SocketState};
@@ -47,6 +49,8 @@ pub const DELETED_COMPATIBLE: &str = "deleted-v1";
 pub const SOCKET_COMPATIBLE: &str = "socket-v1";
 /// The `compatible` string of unix sockets that are connected to one another.
 pub const UNIX_COMPATIBLE: &str = "unix-v1";
+/// The `compatible` string of POSIX message queues.
+pub const MQUEUE_COMPATIBLE: &str = "mqueue-v1";
 /// The `compatible` string of tun and tap interfaces.
 pub const TUN_COMPATIBLE: &str = "tun-v1";
 /// The `compatible` string of devices without a state.
