@@ -191,6 +191,7 @@ fn a_damaged_record_or_a_taken_name_is_an_error_and_leaves_no_interface() {
         // It is attached elsewhere.
         assert_eq!(handler.retrieve(handle.0, &carrier).unwrap_err().errno(), Errno::Busy);
         drop(file);
+        common::wait_until_closed();
         let whole = carrier.get(handle).unwrap();
         for cut in 0..whole.len() {
             let damaged = carrier.keep_bytes(&whole[..cut]).unwrap();
