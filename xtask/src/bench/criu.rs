@@ -82,7 +82,8 @@ pub(super) fn dump_and_restore(
     Ok(Took { dump, restore })
 }
 
-/// Runs it in that directory; a failure is told by the last line of its log that is an error.
+/// Runs it in that directory; a failure is told by the last error in its log but the one that says
+/// that it failed.
 fn run(criu: &Criu, directory: &Path, args: &[&str]) -> Result<()> {
     let log = directory.join("criu.log");
     let status = criu
@@ -100,7 +101,11 @@ fn run(criu: &Criu, directory: &Path, args: &[&str]) -> Result<()> {
         return Ok(());
     }
     let said = fs::read_to_string(log).unwrap_or_default();
-    let why = said.lines().next_back().unwrap_or("it left no log");
+    let why = {
+        let mut errors = said.lines().rev().filter(|line| line.contains("Error"));
+        errors.find(|line| !line.contains("FAILED"))
+    }
+    .unwrap_or("it left no log");
     Err(Failed::new(format!("{} failed ({status}): {why}", args.first().unwrap_or(&"it"))))
 }
 
