@@ -12,11 +12,12 @@ use luo_abi::{
     record::{
         DeletedEnd, DeletedMaker, DeletedRecord, DeviceRecord, Endpoint, EpollMemberRecord,
         EpollRecord, EventfdRecord, FifoMaker, FifoRecord, FileRecord, Incoming, InotifyRecord,
-        LockRecord, MachineRecord, MemfdRecord, OpenFlags, OptionRecord, PathRecord, PipeEnd,
-        PipeMaker, PipeRecord, Reading, Record, RememberedFailure, SessionRecord, SharedRecord,
-        SignalfdRecord, SocketFamily, SocketKind, SocketRecord, SocketState, SubsystemData,
-        SubsystemRecord, TimelineArrival, TimelineName, TimelineRecord, TimelineSpan,
-        TimerfdRecord, UnixEnd, UnixMaker, UnixMessage, UnixRecord, WatchRecord, WatchTarget,
+        LockRecord, MachineRecord, MemfdRecord, MqueueRecord, OpenFlags, OptionRecord, PathRecord,
+        PipeEnd, PipeMaker, PipeRecord, Reading, Record, RememberedFailure, SessionRecord,
+        SharedRecord, SignalfdRecord, SocketFamily, SocketKind, SocketRecord, SocketState,
+        SubsystemData, SubsystemRecord, TimelineArrival, TimelineName, TimelineRecord,
+        TimelineSpan, TimerfdRecord, TunRecord, UnixEnd, UnixMaker, UnixMessage, UnixRecord,
+        WatchRecord, WatchTarget,
     },
 };
 
@@ -512,6 +513,46 @@ fn device_v1() {
     let record = DeviceRecord { major: 1, minor: 3, open: OpenFlags(OpenFlags::WRITE) };
     assert_eq!(record.encode().unwrap(), golden);
     assert_eq!(DeviceRecord::decode(golden), Ok(record));
+}
+
+#[test]
+fn mqueue_v1() {
+    let golden = include_bytes!("golden/mqueue-v1.bin");
+    let record = MqueueRecord {
+        maker: 0,
+        boot: [7; 16],
+        uid: 1000,
+        gid: 100,
+        mode: 0o640,
+        most: 10,
+        largest: 8192,
+        open: OpenFlags(OpenFlags::READ | OpenFlags::NONBLOCK),
+        name: b"/jobs".to_vec(),
+        messages: vec![(9, b"urgent".to_vec()), (0, Vec::new())],
+    };
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(MqueueRecord::decode(golden), Ok(record));
+}
+
+#[test]
+fn tun_v1() {
+    let golden = include_bytes!("golden/tun-v1.bin");
+    let record = TunRecord {
+        name: b"tap0".to_vec(),
+        owner: 1000,
+        group: u32::MAX,
+        send_buffer: 0x7fff_ffff,
+        header: 12,
+        offload: 7,
+        open: OpenFlags(OpenFlags::READ | OpenFlags::WRITE | OpenFlags::NONBLOCK),
+        flags: TunRecord::TAP | TunRecord::NO_PI | TunRecord::HEADER | TunRecord::PERSIST,
+        link: 1,
+        address: [2, 3, 4, 5, 6, 7],
+    };
+    assert_eq!(record.encode().unwrap(), golden);
+    assert_eq!(TunRecord::decode(golden), Ok(record));
+    let bare = TunRecord::bare();
+    assert_eq!(TunRecord::decode(&bare.encode().unwrap()), Ok(bare));
 }
 
 #[test]

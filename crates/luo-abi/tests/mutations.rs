@@ -12,11 +12,11 @@ use luo_abi::{
     record::{
         DeletedEnd, DeletedMaker, DeletedRecord, DeviceRecord, Endpoint, EpollMemberRecord,
         EpollRecord, EventfdRecord, FifoMaker, FifoRecord, FileRecord, Incoming, InotifyRecord,
-        LockRecord, MachineRecord, MemfdRecord, OpenFlags, OptionRecord, PathRecord, PipeEnd,
-        PipeMaker, PipeRecord, Record, RecordError, RememberedFailure, SessionRecord, SharedRecord,
-        SignalfdRecord, SocketFamily, SocketKind, SocketRecord, SocketState, SubsystemData,
-        SubsystemRecord, TimerfdRecord, UnixEnd, UnixMaker, UnixMessage, UnixRecord, WatchRecord,
-        WatchTarget,
+        LockRecord, MachineRecord, MemfdRecord, MqueueRecord, OpenFlags, OptionRecord, PathRecord,
+        PipeEnd, PipeMaker, PipeRecord, Record, RecordError, RememberedFailure, SessionRecord,
+        SharedRecord, SignalfdRecord, SocketFamily, SocketKind, SocketRecord, SocketState,
+        SubsystemData, SubsystemRecord, TimerfdRecord, TunRecord, UnixEnd, UnixMaker, UnixMessage,
+        UnixRecord, WatchRecord, WatchTarget,
     },
 };
 
@@ -298,6 +298,26 @@ fn mutated_records_of_files_do_no_harm() {
         packets: true,
         chunks: vec![vec![1, 2], vec![3]],
     };
+    let tun = TunRecord {
+        name: b"tun0".to_vec(),
+        owner: 1,
+        group: 2,
+        send_buffer: 3,
+        flags: TunRecord::TUN,
+        ..TunRecord::bare()
+    };
+    let queue = MqueueRecord {
+        maker: 0,
+        boot: [1; 16],
+        uid: 1,
+        gid: 2,
+        mode: 0o600,
+        most: 10,
+        largest: 100,
+        open,
+        name: b"/queue".to_vec(),
+        messages: vec![(5, vec![1, 2]), (3, Vec::new())],
+    };
     let fifo = FifoMaker {
         device: 1,
         inode: 2,
@@ -403,6 +423,10 @@ fn mutated_records_of_files_do_no_harm() {
         (DeviceRecord { major: 1, minor: 3, open }.encode().unwrap(), |bytes| {
             DeviceRecord::decode(bytes).map(|record| record.encode())
         }),
+        (queue.encode().unwrap(), |bytes| {
+            MqueueRecord::decode(bytes).map(|record| record.encode())
+        }),
+        (tun.encode().unwrap(), |bytes| TunRecord::decode(bytes).map(|record| record.encode())),
         (EventfdRecord { count: 1, flags: 2 }.encode().unwrap(), |bytes| {
             EventfdRecord::decode(bytes).map(|record| record.encode())
         }),

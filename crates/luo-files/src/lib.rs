@@ -14,9 +14,11 @@
 //! | [`inotify-v1`](InotifyHandler) | inotify with its watches | bytes |
 //! | [`pipe-v1`](PipeHandler) | pipes | bytes |
 //! | [`fifo-v1`](FifoHandler) | pipes that have a path | bytes |
+//! | [`mqueue-v1`](MqueueHandler) | POSIX message queues | bytes |
 //! | [`deleted-v1`](DeletedHandler) | regular files without a name | memory, bytes |
 //! | [`path-v1`](Path) | files and directories that have a path | bytes |
 //! | [`device-v1`](Device) | devices without a state: `/dev/null` | bytes |
+//! | [`tun-v1`](Tun) | interfaces of tun and tap | bytes |
 //! | [`unix-v1`](UnixHandler) | unix sockets that are connected | bytes |
 //! | [`socket-v1`](Socket) | TCP that listens, UDP, unix sockets that listen | bytes |
 //! | [`kernel-live-v1`](KernelHandler) | what the running kernel can keep itself | some live descriptors |
@@ -40,6 +42,8 @@ mod inotify;
 mod kernel;
 mod live;
 mod memfd;
+mod mqueue;
+mod netlink;
 mod open;
 mod path;
 mod pipe;
@@ -52,6 +56,7 @@ mod signalfd;
 mod socket;
 mod tcp;
 mod timerfd;
+mod tun;
 mod unix;
 
 use std::sync::Arc;
@@ -69,6 +74,7 @@ pub use inotify::InotifyHandler;
 pub use kernel::{KERNEL_LIVE_COMPATIBLE, KernelHandler};
 pub use live::{LIVE_COMPATIBLE, LiveHandler};
 pub use memfd::MemfdHandler;
+pub use mqueue::MqueueHandler;
 pub use path::Path;
 pub use pipe::PipeHandler;
 pub use record::RecordHandler;
@@ -77,6 +83,7 @@ pub use signalfd::Signalfd;
 pub use socket::Socket;
 pub use tcp::TcpHandler;
 pub use timerfd::Timerfd;
+pub use tun::Tun;
 pub use unix::UnixHandler;
 
 /// Every handler, in the order in which they are to be asked.
@@ -94,9 +101,11 @@ pub fn handlers() -> Vec<Arc<dyn Handler<HostFile>>> {
         Arc::new(InotifyHandler),
         Arc::new(PipeHandler),
         Arc::new(FifoHandler),
+        Arc::new(MqueueHandler),
         Arc::new(DeletedHandler),
         Arc::new(Anew::<Path>::new()),
         Arc::new(Anew::<Device>::new()),
+        Arc::new(Anew::<Tun>::new()),
         Arc::new(TcpHandler),
         Arc::new(UnixHandler),
         Arc::new(Anew::<Socket>::new()),

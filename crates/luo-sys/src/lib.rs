@@ -11,12 +11,14 @@ mod kexec;
 mod liveupdate;
 mod mapped;
 mod mapping;
+mod mqueue;
 mod number;
 mod range;
 mod sealed;
 mod signals;
 mod sockopt;
 pub mod tcp;
+mod tun;
 mod unix;
 mod user;
 mod watches;
@@ -33,6 +35,10 @@ pub use kexec::{
 pub use liveupdate::{LIVEUPDATE_DEVICE, LiveUpdateDevice, LiveUpdateSession};
 pub use mapped::{Durability, Mapped, Protection};
 pub use mapping::{Memory, MemoryError};
+pub use mqueue::{
+    QueueAttributes, QueueMessage, make_queue, open_queue, put_message, queue_attributes,
+    remove_queue, take_message,
+};
 pub use number::{
     bound_device, buffer_locks, set_bound_device, set_buffer_locks, set_socket_mark,
     set_socket_priority, set_transparent, socket_mark, socket_priority,
@@ -41,6 +47,7 @@ pub use range::{FileRange, lend_range, lent_range, lent_within, lock_range};
 pub use sealed::{read_sealed, seal, sealed_size};
 pub use signals::{Signals, blocked};
 pub use sockopt::{SOCKET_OPTIONS, SocketOption, TcpState, has_filter, tcp_state};
+pub use tun::{Tun, TunNumber, TunSetting, interface_features};
 pub use unix::{
     UnixSocket, as_effective, bytes_before_last_piece, peek_offset, set_peek_offset, unix_socket,
     unread_weight,

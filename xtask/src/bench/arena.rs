@@ -4,7 +4,6 @@
 //! the machine then slows down a turn of both. All use as many threads as there are processors;
 //! `taskset -c 0` before the command measures one.
 
-mod criu;
 mod limits;
 mod store;
 
@@ -22,10 +21,13 @@ use tempfile::TempDir;
 use self::limits::{cp, memcpy, transfer};
 use self::store::Store;
 use super::report::Better;
-use super::{Bencher, Row};
+use super::{Bencher, Row, criu};
 use crate::failure::{Context as _, Failed, Result};
 
-pub(super) use self::criu::hold;
+/// The helper: has memory.
+pub(super) fn hold(mib: usize, ready: &Path) -> Result<()> {
+    criu::hold(ready, || Ok((1..=(mib << 17) as u64).collect::<Vec<u64>>()))
+}
 
 /// The memory that is copied, in MiB.
 const MIB: usize = 256;
@@ -61,8 +63,9 @@ pub(super) fn run(bencher: &Bencher<'_>) -> Result<Vec<Row>> {
     }
     let images = if shm.is_dir() { shm } else { disk.path() };
     bencher.measuring("criu");
-    match criu::dump_and_restore(bencher, images, bytes >> 20) {
-        Ok(took) => rows.push(beside_criu(took, images, &memory)?),
+    let mib = (bytes >> 20).to_string();
+    match criu::dump_and_restore(bencher, images, &["hold-memory", "--mib", &mib]) {
+        Ok(took) => rows.push(beside_criu(took.dump + took.restore, images, &memory)?),
         Err(failed) => bencher.skipped(&format!("criu: {}", failed.chain())),
     }
     Ok(rows)

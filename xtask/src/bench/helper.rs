@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use super::{arena, restart, round_trip, scm_rights};
+use super::{arena, files, restart, round_trip, scm_rights};
 use crate::failure::{Context as _, Failed, Result};
 
 /// The hidden subcommand.
@@ -71,6 +71,19 @@ enum Helper {
         #[arg(long)]
         listeners: usize,
     },
+    /// A process with files of one type, for CRIU.
+    HoldFiles {
+        #[arg(long)]
+        kind: String,
+        #[arg(long)]
+        count: usize,
+        /// Where those go that have a path.
+        #[arg(long)]
+        dir: PathBuf,
+        /// The file that it makes when it has them.
+        #[arg(long)]
+        ready: PathBuf,
+    },
     /// A process with memory, for CRIU.
     HoldMemory {
         #[arg(long)]
@@ -103,6 +116,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             restart::by_luo(dir, *listeners, *rounds, socket, &before, *ahead)
         }
         Helper::RestartByEcdysis { dir, listeners } => restart::by_ecdysis(dir, *listeners),
+        Helper::HoldFiles { kind, count, dir, ready } => files::hold(kind, *count, dir, ready),
         Helper::HoldMemory { mib, ready } => arena::hold(*mib, ready),
     }
 }

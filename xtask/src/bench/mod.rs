@@ -18,8 +18,10 @@ use crate::proc;
 use crate::workspace::Workspace;
 
 mod arena;
+mod criu;
 mod daemon;
 mod descriptors;
+mod files;
 mod handover;
 pub(crate) mod helper;
 mod lab;
@@ -93,6 +95,11 @@ const BENCHES: &[Bench] = &[
         name: "restart",
         about: "a new image of a service with all its listeners",
         run: restart::run,
+    },
+    Bench {
+        name: "files",
+        about: "what a file of each type costs in an update, beside CRIU with the same files",
+        run: files::run,
     },
     Bench { name: "arena", about: "memory into an arena's medium and back", run: arena::run },
     Bench {

@@ -73,7 +73,8 @@ impl Row {
             self.what.clone(),
             self.ours.map_or_else(none, figure),
             self.peer.clone(),
-            figure(self.peer_value),
+            // One that failed has none.
+            if self.peer_value > 0.0 { figure(self.peer_value) } else { none() },
             self.unit.to_owned(),
             self.ratio().map_or_else(none, |ratio| format!("{ratio:.2}")),
             goal.map_or_else(none, |goal| format!("{goal}{met}")),

@@ -125,6 +125,15 @@ impl Suite {
             .ok_or_else(|| Failed::new(format!("the suite {} has no {what}", self.name)))
     }
 
+    /// The newest package of that name, and all the libraries that it and they depend on. Of
+    /// alternatives the first is taken; other programs are left out.
+    pub(super) fn with_libraries(&self, name: &str) -> Result<Vec<Package>> {
+        let all = proc::output(self.apt("apt-cache").arg("dumpavail"))?;
+        let all: Vec<Package> = packages(&all).collect();
+        with_libraries(&all, name)
+            .ok_or_else(|| Failed::new(format!("the suite {} has no {name}", self.name)))
+    }
+
     /// Fetches a package and unpacks it into a directory.
     pub(super) fn unpack(&self, package: &Package, into: &Path) -> Result<()> {
         let fetched = self.dir.join("fetched");
@@ -147,6 +156,34 @@ impl Suite {
         proc::check(Command::new("dpkg-deb").arg("--extract").arg(&file).arg(into))?;
         fs::remove_dir_all(&fetched).context(doing)
     }
+}
+
+fn with_libraries(all: &[Package], name: &str) -> Option<Vec<Package>> {
+    let newest = |name: &str| {
+        let of_name = all.iter().filter(|package| package.name == name);
+        of_name.max_by_key(|package| numbers(&package.version))
+    };
+    let mut found = vec![newest(name)?.clone()];
+    let mut at = 0;
+    while let Some(package) = found.get(at) {
+        let needs: Vec<String> = package.depends.split(',').filter_map(depended).collect();
+        for name in needs {
+            let known = found.iter().any(|package| package.name == name);
+            // One that is not there by its name is there within another one.
+            if let (false, Some(package)) = (known, newest(&name)) {
+                found.push(package.clone());
+            }
+        }
+        at += 1;
+    }
+    Some(found)
+}
+
+/// The name of a library in an entry of `Depends`.
+fn depended(entry: &str) -> Option<String> {
+    let name = entry.split('|').next()?.split_whitespace().next()?;
+    let name = name.split(':').next()?;
+    name.starts_with("lib").then(|| name.to_owned())
 }
 
 fn packages(all: &str) -> impl Iterator<Item = Package> {
@@ -198,6 +235,19 @@ bookworm|main|http://two.example/debian/
             mirror.expect("there is one").line("next"),
             "deb [signed-by=/keys.gpg] http://one.example/debian/ next main\n"
         );
+    }
+
+    #[test]
+    fn a_program_comes_with_the_libraries_of_its_libraries_once_each() {
+        let all = "Package: p\nVersion: 1\nDependencies: x\nDepends: liba (>= 1), python3, \
+                   libb:any | libc\n\nPackage: liba\nVersion: 1\nDepends: libb\n\nPackage: libb\n\
+                   Version: 2\nDepends: liba, libgone\n\nPackage: libb\nVersion: 10\n\n\
+                   Package: libc\nVersion: 1\n";
+        let all: Vec<Package> = packages(all).collect();
+        let found = with_libraries(&all, "p").expect("it is there");
+        let found: Vec<_> = found.iter().map(|p| (p.name.as_str(), p.version.as_str())).collect();
+        assert_eq!(found, [("p", "1"), ("liba", "1"), ("libb", "10")]);
+        assert_eq!(with_libraries(&all, "q"), None);
     }
 
     #[test]

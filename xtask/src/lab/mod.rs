@@ -24,6 +24,7 @@ use crate::workspace::Workspace;
 mod agent;
 mod apt;
 mod cpio;
+pub(crate) mod criu;
 pub(crate) mod guest;
 mod initramfs;
 mod kernel;

@@ -6,6 +6,7 @@
 //!   apt/SUITE/                    package lists of a suite, apart from the machine's own
 //!   source/VERSION/               the kernel's source
 //!   kernel/VERSION-CONFIG/        bzImage, config, selftests/: the own kernel
+//!   criu/VERSION/                 CRIU with its libraries, unpacked
 //!   stock/VERSION/                boot/, lib/modules/: the distribution's kernel, unpacked
 //! ```
 //!

@@ -36,10 +36,11 @@ pub use open::{
     DELETED_COMPATIBLE, DEVICE_COMPATIBLE, DeletedEnd, DeletedMaker, DeletedRecord, DeviceRecord,
     EPOLL_COMPATIBLE, EVENTFD_COMPATIBLE, Endpoint, EpollMemberRecord, EpollRecord, EventfdRecord,
     FIFO_COMPATIBLE, FifoMaker, FifoRecord, INOTIFY_COMPATIBLE, InotifyRecord, LockRecord,
-    OpenFlags, OptionRecord, PATH_COMPATIBLE, PIPE_COMPATIBLE, PathRecord, PipeEnd, PipeMaker,
-    PipeRecord, SIGNALFD_COMPATIBLE, SOCKET_COMPATIBLE, SignalfdRecord, SocketFamily, SocketKind,
-    SocketRecord, SocketState, TIMERFD_COMPATIBLE, TimerfdRecord, UNIX_COMPATIBLE, UnixEnd,
-    UnixMaker, UnixMessage, UnixRecord, WatchRecord, WatchTarget,
+    MQUEUE_COMPATIBLE, MqueueRecord, OpenFlags, OptionRecord, PATH_COMPATIBLE, PIPE_COMPATIBLE,
+    PathRecord, PipeEnd, PipeMaker, PipeRecord, SIGNALFD_COMPATIBLE, SOCKET_COMPATIBLE,
+    SignalfdRecord, SocketFamily, SocketKind, SocketRecord, SocketState, TIMERFD_COMPATIBLE,
+    TUN_COMPATIBLE, TimerfdRecord, TunRecord, UNIX_COMPATIBLE, UnixEnd, UnixMaker, UnixMessage,
+    UnixRecord, WatchRecord, WatchTarget,
 };
 pub use session::{SESSION_RECORD, SessionRecord};
 pub use tcp::{

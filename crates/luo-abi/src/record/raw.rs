@@ -320,6 +320,40 @@ layout! {
         reserved: [u8; 4],
     }
 
+    /// `mqueue-v1`, before its name and messages.
+    Mqueue {
+        maker: U64,
+        boot: [u8; 16],
+        uid: U32,
+        gid: U32,
+        mode: U32,
+        most: U32,
+        largest: U32,
+        open: U32,
+        messages: U32,
+        name_length: U32,
+    }
+
+    /// A message of a queue, before its bytes.
+    QueueMessage {
+        priority: U32,
+        length: U32,
+    }
+
+    /// `tun-v1`.
+    Tun {
+        name: [u8; 16],
+        owner: U32,
+        group: U32,
+        send_buffer: U32,
+        header: U32,
+        offload: U32,
+        open: U32,
+        flags: U32,
+        link: U16,
+        address: [u8; 6],
+    }
+
     /// An address of the Internet.
     Endpoint {
         address: [u8; 16],

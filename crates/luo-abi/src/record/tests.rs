@@ -649,6 +649,9 @@ fn the_documented_layouts_are_those_of_the_code() {
         ("### `unix-v1`", 0, size_of::<raw::Unix>(), raw::Unix::fields()),
         ("### `unix-v1`", 1, size_of::<raw::UnixEnd>(), raw::UnixEnd::fields()),
         ("### `unix-v1`", 2, size_of::<raw::UnixMessage>(), raw::UnixMessage::fields()),
+        ("### `mqueue-v1`", 0, size_of::<raw::Mqueue>(), raw::Mqueue::fields()),
+        ("### `mqueue-v1`", 1, size_of::<raw::QueueMessage>(), raw::QueueMessage::fields()),
+        ("### `tun-v1`", 0, size_of::<raw::Tun>(), raw::Tun::fields()),
         ("### `device-v1`", 0, size_of::<raw::Device>(), raw::Device::fields()),
     ] {
         let fields: Vec<_> = fields.into_iter().map(|(o, s, f)| (o, s, f.to_string())).collect();

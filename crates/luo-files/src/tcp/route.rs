@@ -10,17 +10,14 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
-};
+use rustix::net::AddressFamily;
+
+use crate::netlink::{self, ask, attribute};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
 const NLM_F_CREATE: u16 = 0x400;
-const NLMSG_ERROR: u16 = 2;
 
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
@@ -36,8 +33,6 @@ const IFF_UP: u32 = 1;
 /// After all other routes.
 const LAST: u32 = u32::MAX;
 
-const HEADER: usize = 16;
-
 /// One at a time: connections have peers in common.
 static ONE: Mutex<()> = Mutex::new(());
 
@@ -51,12 +46,7 @@ pub(super) struct Route {
 /// Brings up the loopback device. Before that a kernel may have no table of its own addresses, and
 /// takes an address that is to be bound for a broadcast.
 pub(super) fn loopback() -> io::Result<()> {
-    ask(&netlink()?, RTM_NEWLINK, 0, &loopback_up())
-}
-
-fn netlink() -> io::Result<OwnedFd> {
-    // The protocol is NETLINK_ROUTE, which is zero.
-    Ok(socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?)
+    ask(&netlink::socket()?, RTM_NEWLINK, 0, &loopback_up())
 }
 
 impl Route {
@@ -64,7 +54,7 @@ impl Route {
         // What is mapped is routed as what it is.
         let to = to.to_canonical();
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let socket = netlink()?;
+        let socket = netlink::socket()?;
         ask(&socket, RTM_NEWROUTE, NLM_F_CREATE, &route(to))?;
         Ok(Self { socket, to, _one: one })
     }
@@ -75,13 +65,6 @@ impl Drop for Route {
         // It is the last of all routes, and leads nowhere: one that stays does as little as none.
         let _ = ask(&self.socket, RTM_DELROUTE, 0, &route(self.to));
     }
-}
-
-fn attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    // At most 20 bytes.
-    message.extend_from_slice(&(4 + value.len() as u16).to_ne_bytes());
-    message.extend_from_slice(&kind.to_ne_bytes());
-    message.extend_from_slice(value);
 }
 
 /// `struct rtmsg` and its attributes.
@@ -106,26 +89,4 @@ fn loopback_up() -> Vec<u8> {
         message.extend_from_slice(&word.to_ne_bytes());
     }
     message
-}
-
-/// Sends one request, whose answer is there when it has been sent.
-fn ask(socket: &OwnedFd, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
-    let mut message = Vec::with_capacity(HEADER + body.len());
-    message.extend_from_slice(&((HEADER + body.len()) as u32).to_ne_bytes());
-    message.extend_from_slice(&kind.to_ne_bytes());
-    message.extend_from_slice(&(NLM_F_REQUEST | NLM_F_ACK | flags).to_ne_bytes());
-    message.extend_from_slice(&[0; 8]);
-    message.extend_from_slice(body);
-    send(socket, &message, SendFlags::empty())?;
-    let mut answer = [0; 512];
-    let (length, _) = recv(socket, answer.as_mut_slice(), RecvFlags::DONTWAIT)?;
-    let kind = answer.get(4..6).and_then(|bytes| bytes.try_into().ok()).map(u16::from_ne_bytes);
-    let error = answer.get(HEADER..HEADER + 4).and_then(|bytes| bytes.try_into().ok());
-    match (kind, error.map(i32::from_ne_bytes)) {
-        (Some(NLMSG_ERROR), Some(0)) if length >= HEADER + 4 => Ok(()),
-        (Some(NLMSG_ERROR), Some(errno)) if length >= HEADER + 4 => {
-            Err(io::Error::from_raw_os_error(errno.saturating_neg()))
-        }
-        _ => Err(io::ErrorKind::InvalidData.into()),
-    }
 }

@@ -196,15 +196,16 @@ impl Before {
     }
 
     /// Everything here ends, and its files are closed.
-    pub(crate) fn depart(mut self) -> After {
+    pub(crate) fn depart(self) -> After {
+        self.depart_to(|_| {})
+    }
+
+    /// The same, and what is kept is changed on the way.
+    pub(crate) fn depart_to(mut self, change: impl FnOnce(&Copier)) -> After {
         self.event(Event::Depart).unwrap();
         drop(self.core);
-        // Some files are closed by threads.
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while closer::waiting() > 0 {
-            assert!(Instant::now() < deadline, "files are still open");
-            std::thread::yield_now();
-        }
+        wait_until_closed();
+        change(&self.carrier);
         let mut after = After { core: orchestrator(), carrier: self.carrier };
         event(&mut after.core, &after.carrier, Event::Arrive).unwrap();
         after
@@ -234,6 +235,15 @@ impl After {
     pub(crate) fn finish(mut self) {
         event(&mut self.core, &self.carrier, Event::Finish).unwrap();
         assert!(self.carrier.kept.lock().unwrap().is_empty(), "something was left");
+    }
+}
+
+/// Some files are closed by threads.
+pub(crate) fn wait_until_closed() {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while closer::waiting() > 0 {
+        assert!(Instant::now() < deadline, "files are still open");
+        std::thread::yield_now();
     }
 }
 

@@ -10,10 +10,12 @@ mod events;
 mod fifo;
 mod inotify;
 mod locks;
+mod mqueue;
 mod options;
 mod path;
 mod pipe;
 mod socket;
+mod tun;
 mod unix;
 
 pub use deleted::{DeletedEnd, DeletedMaker, DeletedRecord};
@@ -21,9 +23,11 @@ pub use epoll::{EpollMemberRecord, EpollRecord};
 pub use events::{EventfdRecord, SignalfdRecord, TimerfdRecord};
 pub use fifo::{FifoMaker, FifoRecord};
 pub use inotify::{InotifyRecord, WatchRecord, WatchTarget};
+pub use mqueue::MqueueRecord;
 pub use path::{DeviceRecord, LockRecord, PathRecord};
 pub use pipe::{PipeEnd, PipeMaker, PipeRecord};
 pub use socket::{Endpoint, OptionRecord, SocketFamily, SocketKind, SocketRecord, SocketState};
+pub use tun::TunRecord;
 pub use unix::{UnixEnd, UnixMaker, UnixMessage, UnixRecord};
 
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
@@ -53,6 +57,10 @@ pub const DELETED_COMPATIBLE: &str = "deleted-v1";
 pub const SOCKET_COMPATIBLE: &str = "socket-v1";
 /// The `compatible` string of unix sockets that are connected to one another.
 pub const UNIX_COMPATIBLE: &str = "unix-v1";
+/// The `compatible` string of POSIX message queues.
+pub const MQUEUE_COMPATIBLE: &str = "mqueue-v1";
+/// The `compatible` string of tun and tap interfaces.
+pub const TUN_COMPATIBLE: &str = "tun-v1";
 /// The `compatible` string of devices without a state.
 pub const DEVICE_COMPATIBLE: &str = "device-v1";
 

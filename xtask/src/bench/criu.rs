@@ -1,4 +1,4 @@
-//! CRIU as a peer: a process with memory, dumped and restored.
+//! CRIU as a peer: a process with memory or files, dumped and restored.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -9,41 +9,49 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process, setsid};
 use tempfile::TempDir;
 
-use super::super::{Bencher, helper};
+use super::{Bencher, helper};
 use crate::failure::{Context as _, Failed, Result};
+use crate::lab::criu::Criu;
 
 /// How long the helper lives at most: it has no socket whose end would tell it to end, as CRIU
 /// takes no process with one.
 const LIFE: Duration = Duration::from_secs(60);
 
-/// The helper: has memory, says so by making the file, and waits for its end.
-pub(crate) fn hold(mib: usize, ready: &Path) -> Result<()> {
+/// How long it took.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Took {
+    pub(super) dump: Duration,
+    pub(super) restore: Duration,
+}
+
+/// The helper's part: has what it was told to have, says so by making the file, and waits for its
+/// end.
+pub(super) fn hold<T>(ready: &Path, make: impl FnOnce() -> Result<T>) -> Result<()> {
     // CRIU takes whole sessions.
     setsid().context(|| "begin a session".into())?;
-    let memory: Vec<u64> = (1..=(mib << 17) as u64).collect();
+    let held = make()?;
     File::create(ready).context(|| format!("create {}", ready.display()))?;
     thread::sleep(LIFE);
-    drop(memory);
+    drop(held);
     Ok(())
 }
 
-/// How long a dump and a restore of a process with that much memory take together; the images go
-/// into that directory.
+/// Dumps and restores a helper that was started with these arguments and the path of its file; the
+/// images go into that directory.
 pub(super) fn dump_and_restore(
     bencher: &Bencher<'_>,
     images: &Path,
-    mib: usize,
-) -> Result<Duration> {
-    let version = Command::new("criu").arg("--version").output();
-    if version.is_err() {
-        return Err(Failed::new("it is not installed"));
-    }
+    helper: &[&str],
+) -> Result<Took> {
+    let criu = Criu::find()?;
     let directory =
         TempDir::new_in(images).context(|| format!("make a directory in {}", images.display()))?;
     let ready = directory.path().join("ready");
     let mut holder = Holder(
         Command::new(&bencher.xtask)
-            .args(["helper", "hold-memory", "--mib", &mib.to_string(), "--ready"])
+            .arg("helper")
+            .args(helper)
+            .arg("--ready")
             .arg(&ready)
             .current_dir("/")
             .stdin(Stdio::null())
@@ -55,27 +63,31 @@ pub(super) fn dump_and_restore(
     let deadline = Instant::now() + LIFE / 4;
     while !ready.exists() {
         if Instant::now() > deadline {
-            return Err(Failed::new("the helper does not get its memory"));
+            return Err(Failed::new("the helper does not get what it is to have"));
         }
         thread::sleep(Duration::from_millis(10));
     }
     let pid = holder.0.id().to_string();
     let began = Instant::now();
-    criu(directory.path(), &["dump", "--tree", &pid])?;
+    run(&criu, directory.path(), &["dump", "--tree", &pid])?;
+    let dump = began.elapsed();
     // A dump ends the process; its number must be free.
     helper::wait(&mut holder.0, Duration::from_secs(10))?;
-    criu(directory.path(), &["restore", "--restore-detached"])?;
-    let took = began.elapsed();
+    let began = Instant::now();
+    run(&criu, directory.path(), &["restore", "--restore-detached"])?;
+    let restore = began.elapsed();
     if let Some(pid) = pid.parse().ok().and_then(Pid::from_raw) {
         kill_process(pid, Signal::KILL).context(|| "end what was restored".into())?;
     }
-    Ok(took)
+    Ok(Took { dump, restore })
 }
 
-/// Runs it in that directory; a failure is told by the last line of its log.
-fn criu(directory: &Path, args: &[&str]) -> Result<()> {
+/// Runs it in that directory; a failure is told by the last error in its log but the one that says
+/// that it failed.
+fn run(criu: &Criu, directory: &Path, args: &[&str]) -> Result<()> {
     let log = directory.join("criu.log");
-    let status = Command::new("criu")
+    let status = criu
+        .command()
         .args(args)
         .arg("--images-dir")
         .arg(directory)
@@ -89,7 +101,11 @@ fn criu(directory: &Path, args: &[&str]) -> Result<()> {
         return Ok(());
     }
     let said = fs::read_to_string(log).unwrap_or_default();
-    let why = said.lines().next_back().unwrap_or("it left no log");
+    let why = {
+        let mut errors = said.lines().rev().filter(|line| line.contains("Error"));
+        errors.find(|line| !line.contains("FAILED"))
+    }
+    .unwrap_or("it left no log");
     Err(Failed::new(format!("{} failed ({status}): {why}", args.first().unwrap_or(&"it"))))
 }
 
