@@ -11,8 +11,8 @@ use std::path::Path;
 use common::{Before, own_ip};
 use luo_carriers::HostFile;
 use luo_core::{Caps, Errno};
-use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{CWD, FileType, MemfdFlags, Mode, OFlags, memfd_create, mknodat};
+use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::fs::{CWD, FileType, MemfdFlags, Mode, OFlags, inotify, memfd_create, mknodat};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 
@@ -42,6 +42,8 @@ fn samples(directory: &Path) -> Vec<(&'static str, Vec<OwnedFd>)> {
             vec![timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::empty()).unwrap()],
         ),
         ("signalfd-v1", vec![luo_sys::signalfd(1 << 9, false).unwrap()]),
+        ("epoll-v1", vec![epoll::create(epoll::CreateFlags::CLOEXEC).unwrap()]),
+        ("inotify-v1", vec![inotify::init(inotify::CreateFlags::CLOEXEC).unwrap()]),
         ("pipe-v1", vec![pipe.0, pipe.1]),
         ("fifo-v1", vec![fifo]),
         ("deleted-v1", vec![deleted.into(), along.into()]),
