@@ -3,8 +3,9 @@
 //! Two descriptors of one description come back as two descriptors of one: the duplicate needs its
 //! original, its data is the original's token, and what is retrieved is the original.
 //!
-//! Invariants: each of both is a reference of its own ([`File::twin`]); an original stays preserved for as long as it has a duplicate; the index of
-//! identities knows the original alone, and its owner's bytes are counted once.
+//! Invariants: each of both is a reference of its own ([`File::twin`]); an original stays preserved for
+//! as long as it has a duplicate; the index of identities knows the original alone, and its owner's
+//! bytes are counted once.
 
 use alloc::{format, vec::Vec};
 

@@ -248,43 +248,26 @@ impl Queue {
 
 fn make(record: MqueueRecord) -> Result<HostFile, Failure> {
     let shown = String::from_utf8_lossy(&record.name).into_owned();
-    let name = CString::new(record.name)
+    let name = CString::new(&record.name[..])
         .map_err(|_| Failure::new(Errno::Inval, "a queue's name has a zero byte"))?;
-    let failed =
-        system::<std::io::Error>(format!("the message queue {shown} cannot be made again"));
-    let made = if record.maker == 0 {
-        match luo_sys::make_queue(&name, record.mode, record.most, record.largest) {
-            Ok(queue) => Some(queue),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => None,
-            Err(error) => {
-                return Err(system(format!(
-                    "the message queue {shown} cannot be made again (see /proc/sys/fs/mqueue, and \
-                     LimitMSGQUEUE= of luod's unit)"
-                ))(error));
-            }
-        }
-    } else {
-        None
+    let failed = not_again(&shown);
+    let made = match record.maker {
+        0 => luo_sys::make_queue(&name, record.mode, record.most, record.largest).map(Some),
+        _ => Ok(None),
+    };
+    let made = match made {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => None,
+        made => made.map_err(system(format!(
+            "the message queue {shown} cannot be made again (see /proc/sys/fs/mqueue, and \
+             LimitMSGQUEUE= of luod's unit)"
+        )))?,
     };
     let is_new = made.is_some();
     let queue = match made {
         Some(queue) => queue,
         None => luo_sys::open_queue(&name, true, true).map_err(&failed)?,
     };
-    let filled = fill(
-        &queue,
-        is_new,
-        record.maker == 0,
-        &record.messages,
-        &shown,
-        Wanted {
-            most: record.most,
-            largest: record.largest,
-            boot: record.boot,
-            owner: (record.uid, record.gid, record.mode),
-        },
-    );
-    if let Err(failure) = filled {
+    if let Err(failure) = fill(&queue, is_new, &record, &shown) {
         if is_new {
             // Nobody else has seen it yet.
             let _ = luo_sys::remove_queue(&name);
@@ -297,47 +280,33 @@ fn make(record: MqueueRecord) -> Result<HostFile, Failure> {
     Ok(HostFile::from(file))
 }
 
-/// What a queue was.
-struct Wanted {
-    most: u32,
-    largest: u32,
-    boot: [u8; 16],
-    /// Owner, group, permissions.
-    owner: (u32, u32, u32),
+fn not_again(shown: &str) -> impl Fn(std::io::Error) -> Failure {
+    system(format!("the message queue {shown} cannot be made again"))
 }
 
 /// Sees that it is that queue, and puts into it what was in it where it is not there still.
-fn fill(
-    queue: &OwnedFd,
-    is_new: bool,
-    is_maker: bool,
-    messages: &[(u32, Vec<u8>)],
-    shown: &str,
-    wanted: Wanted,
-) -> Result<(), Failure> {
-    let failed =
-        system::<std::io::Error>(format!("the message queue {shown} cannot be made again"));
-    let found = luo_sys::queue_attributes(queue).map_err(&failed)?;
-    let (uid, gid, mode) = wanted.owner;
+fn fill(queue: &OwnedFd, is_new: bool, record: &MqueueRecord, shown: &str) -> Result<(), Failure> {
+    let found = luo_sys::queue_attributes(queue).map_err(not_again(shown))?;
     // Another user's would be given what was in it.
-    let stranger = !is_new && fstat(queue).map_err(self::failed())?.st_uid != uid;
-    if stranger || (found.most, found.largest) != (wanted.most, wanted.largest) {
+    let stranger = !is_new && fstat(queue).map_err(failed())?.st_uid != record.uid;
+    if stranger || (found.most, found.largest) != (record.most, record.largest) {
         let reason = format!("{shown} is another message queue than the one that was kept");
         return Err(Failure::new(Errno::NoEnt, reason));
     }
     if is_new {
         let refused = system(format!("the message queue {shown} cannot have its owner again"));
-        fchown(queue, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).map_err(&refused)?;
-        fchmod(queue, Mode::from_raw_mode(mode)).map_err(&refused)?;
+        let (uid, gid) = (Uid::from_raw(record.uid), Gid::from_raw(record.gid));
+        fchown(queue, Some(uid), Some(gid)).map_err(&refused)?;
+        fchmod(queue, Mode::from_raw_mode(record.mode)).map_err(&refused)?;
     }
     // In the same boot it has never been away.
-    let stayed = !is_new && wanted.boot == boot_id() && wanted.boot != [0; 16];
-    if stayed || !is_maker {
+    let stayed = !is_new && record.boot == boot_id() && record.boot != [0; 16];
+    if stayed || record.maker != 0 {
         return Ok(());
     }
-    for (priority, bytes) in messages {
+    for (priority, bytes) in &record.messages {
         let message = QueueMessage { priority: *priority, bytes: bytes.clone() };
-        luo_sys::put_message(queue, &message, Duration::ZERO).map_err(&failed)?;
+        luo_sys::put_message(queue, &message, Duration::ZERO).map_err(not_again(shown))?;
     }
     Ok(())
 }

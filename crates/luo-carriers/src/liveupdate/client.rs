@@ -47,7 +47,8 @@ pub fn client_name(uid: u32, session: &str) -> Result<Name, Failure> {
 #[derive(Default)]
 pub(super) struct Clients(Mutex<BTreeMap<Vec<u8>, (Name, Session)>>);
 
-fn key(name: &Name) -> Vec<u8> {
+/// By what a kernel session is found: the kernel takes a name up to its first zero byte.
+pub(super) fn key(name: &Name) -> Vec<u8> {
     name.as_bytes_without_nul().to_vec()
 }
 

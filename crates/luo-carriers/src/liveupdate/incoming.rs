@@ -16,6 +16,7 @@ use luo_abi::liveupdate::{
 use luo_core::{Errno, Failure, Handle};
 use rustix::fs::fstat;
 
+use super::client::key;
 use super::kernel::Session;
 use super::words;
 use crate::HostFile;
@@ -113,6 +114,8 @@ pub(super) struct Incoming {
     agent: Session,
     sessions: Vec<Result<Session, (Errno, String)>>,
     names: Vec<Name>,
+    /// Where in both a name is: a list of all sessions asks for each.
+    numbers: BTreeMap<Vec<u8>, usize>,
     objects: BTreeMap<u64, Place>,
     handover: Vec<u8>,
     bytes: OnceLock<Result<StdFile, (Errno, String)>>,
@@ -127,6 +130,7 @@ impl Incoming {
         Self {
             agent,
             sessions: sessions.into_iter().map(|session| session.map_err(parts)).collect(),
+            numbers: (0..).zip(&catalogue.sessions).map(|(at, name)| (key(name), at)).collect(),
             names: catalogue.sessions,
             objects: catalogue.objects.iter().map(|object| (object.handle, object.place)).collect(),
             handover: catalogue.handover,
@@ -163,13 +167,13 @@ impl Incoming {
 
     /// Whether a kernel session of that name came, be it to be had or not.
     pub(super) fn has(&self, name: &Name) -> bool {
-        self.names.contains(name)
+        self.numbers.contains_key(name.as_bytes_without_nul())
     }
 
     /// A kernel session that came, by its name.
     pub(super) fn session(&self, name: &Name) -> Result<Session, Failure> {
-        let at = self.names.iter().position(|other| other == name);
-        match at.and_then(|at| self.sessions.get(at)) {
+        let at = self.numbers.get(name.as_bytes_without_nul());
+        match at.and_then(|at| self.sessions.get(*at)) {
             Some(Ok(session)) => Ok(Session::clone(session)),
             Some(Err((errno, reason))) => Err(Failure::new(*errno, reason.as_str())),
             None => Err(Failure::new(
