@@ -9,20 +9,22 @@
 //! - It is open once: whoever needs it while somebody still has it gets the same.
 //! - An arena or a device that cannot be opened is a failure of what needs it, and of nothing else.
 
+mod copying;
+mod routed;
+
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use luo_abi::keeper::key;
 use luo_carriers::HostFile;
 use luo_carriers::arena::{ArenaCarrier, Usage};
 use luo_carriers::liveupdate::LiveUpdateCarrier;
-use luo_core::{
-    Caps, Carrier, CarrierId, Errno, Failure, Handle, Keep, Reach, Recall, SessionName,
-};
+use luo_core::{Caps, Carrier, CarrierId, Errno, Failure, Keep};
 
 use super::refusal::Refusal;
+use routed::Routed;
+
+pub(crate) use copying::Copying;
 
 /// Any carrier.
 pub(crate) type Shared = dyn Carrier<HostFile> + Send + Sync;
@@ -38,54 +40,6 @@ pub(crate) const LIVEUPDATE_CAPS: Caps = Caps::MEMORY.union(Caps::BYTES).union(C
 
 /// What the arena can keep, open or not.
 pub(crate) const ARENA_CAPS: Caps = Caps::MEMORY.union(Caps::BYTES).union(Caps::RESIDENT);
-
-/// Whether copying goes on, and whether it should.
-#[derive(Debug, Default)]
-pub(crate) struct Copying {
-    /// Counts signs of life.
-    beats: AtomicU64,
-    /// Bytes that went through since the arena was opened.
-    bytes: AtomicU64,
-    cancelled: AtomicBool,
-}
-
-thread_local! {
-    /// Where this thread is within what it copies: a smaller number begins something new.
-    static DONE: Cell<u64> = const { Cell::new(0) };
-}
-
-impl Copying {
-    /// Changes while something is being copied.
-    pub(crate) fn beats(&self) -> u64 {
-        self.beats.load(Ordering::Relaxed)
-    }
-
-    /// Bytes that went through since the arena was opened: read, and written where they differ.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    /// What is being copied stops soon.
-    pub(crate) fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Relaxed);
-    }
-
-    pub(crate) fn begin(&self) {
-        self.cancelled.store(false, Ordering::Relaxed);
-        self.bytes.store(0, Ordering::Relaxed);
-    }
-
-    pub(crate) fn go_on(&self, done: u64) -> Result<(), Failure> {
-        self.beats.fetch_add(1, Ordering::Relaxed);
-        let before = DONE.replace(done);
-        let more = if done < before { done } else { done - before };
-        self.bytes.fetch_add(more, Ordering::Relaxed);
-        match self.cancelled.load(Ordering::Relaxed) {
-            false => Ok(()),
-            true => Err(Failure::new(Errno::Canceled, "the update was cancelled")),
-        }
-    }
-}
 
 /// Why a carrier cannot be used.
 type Why = (Errno, String);
@@ -348,187 +302,5 @@ impl Carriers {
             false => Err((Errno::NoEnt, "the arena is not in use".to_owned())),
         };
         Arc::new(Routed { near: Arc::clone(&self.near), arena, liveupdate, keeps: carrier })
-    }
-}
-
-/// All carriers as one.
-struct Routed {
-    near: Arc<Shared>,
-    /// Or why it cannot be used.
-    arena: Result<Arc<Shared>, Why>,
-    /// The same.
-    liveupdate: Result<Arc<Shared>, Why>,
-    keeps: CarrierId,
-}
-
-fn usable(carrier: &Result<Arc<Shared>, Why>) -> Result<&Shared, Failure> {
-    match carrier {
-        Ok(carrier) => Ok(&**carrier),
-        Err((errno, reason)) => Err(Failure::new(*errno, reason.as_str())),
-    }
-}
-
-impl Routed {
-    /// Where new things are kept.
-    fn keep(&self) -> Result<&Shared, Failure> {
-        match self.keeps {
-            CarrierId::NEAR => Ok(&*self.near),
-            LIVEUPDATE => usable(&self.liveupdate),
-            _ => usable(&self.arena),
-        }
-    }
-
-    /// Where a handle leads.
-    fn of(&self, handle: Handle) -> Result<&Shared, Failure> {
-        match key::space(handle.0) {
-            luo_abi::arena::SPACE => usable(&self.arena),
-            luo_abi::liveupdate::SPACE => usable(&self.liveupdate),
-            _ => Ok(&*self.near),
-        }
-    }
-}
-
-/// The same, as files of one session see it.
-struct RoutedIn<'a> {
-    routed: &'a Routed,
-    keep: Box<dyn Keep<HostFile> + 'a>,
-}
-
-impl Keep<HostFile> for RoutedIn<'_> {
-    fn caps(&self) -> Caps {
-        self.keep.caps()
-    }
-
-    fn keep_memory(&self, memory: &HostFile, len: u64) -> Result<Handle, Failure> {
-        self.keep.keep_memory(memory, len)
-    }
-
-    fn refresh_memory(&self, handle: Handle, memory: &HostFile, len: u64) -> Result<(), Failure> {
-        self.routed.refresh_memory(handle, memory, len)
-    }
-
-    fn keep_resident(&self, memory: &HostFile) -> Result<Handle, Failure> {
-        self.keep.keep_resident(memory)
-    }
-
-    fn keep_bytes(&self, bytes: &[u8]) -> Result<Handle, Failure> {
-        self.keep.keep_bytes(bytes)
-    }
-
-    fn keep_live(&self, file: &HostFile) -> Result<Handle, Failure> {
-        self.keep.keep_live(file)
-    }
-
-    fn forget(&self, handle: Handle) {
-        self.routed.forget(handle);
-    }
-
-    fn progress(&self, done: u64, total: u64) -> Result<(), Failure> {
-        self.keep.progress(done, total)
-    }
-}
-
-impl Keep<HostFile> for Routed {
-    fn caps(&self) -> Caps {
-        self.keep().map_or(
-            match self.keeps {
-                LIVEUPDATE => LIVEUPDATE_CAPS,
-                _ => ARENA_CAPS,
-            },
-            Keep::caps,
-        )
-    }
-
-    fn keep_memory(&self, memory: &HostFile, len: u64) -> Result<Handle, Failure> {
-        self.keep()?.keep_memory(memory, len)
-    }
-
-    fn refresh_memory(&self, handle: Handle, memory: &HostFile, len: u64) -> Result<(), Failure> {
-        self.of(handle)?.refresh_memory(handle, memory, len)
-    }
-
-    fn keep_resident(&self, memory: &HostFile) -> Result<Handle, Failure> {
-        self.keep()?.keep_resident(memory)
-    }
-
-    fn keep_bytes(&self, bytes: &[u8]) -> Result<Handle, Failure> {
-        self.keep()?.keep_bytes(bytes)
-    }
-
-    fn keep_live(&self, file: &HostFile) -> Result<Handle, Failure> {
-        self.keep()?.keep_live(file)
-    }
-
-    fn forget(&self, handle: Handle) {
-        // What is in an arena that cannot be opened was never committed, or will be found again.
-        if let Ok(carrier) = self.of(handle) {
-            carrier.forget(handle);
-        }
-    }
-
-    fn progress(&self, done: u64, total: u64) -> Result<(), Failure> {
-        Keep::progress(self.keep()?, done, total)
-    }
-}
-
-impl Recall<HostFile> for Routed {
-    fn caps(&self) -> Caps {
-        Keep::caps(self)
-    }
-
-    fn memory(&self, handle: Handle) -> Result<HostFile, Failure> {
-        self.of(handle)?.memory(handle)
-    }
-
-    fn resident(&self, handle: Handle) -> Result<HostFile, Failure> {
-        self.of(handle)?.resident(handle)
-    }
-
-    fn bytes(&self, handle: Handle) -> Result<Vec<u8>, Failure> {
-        self.of(handle)?.bytes(handle)
-    }
-
-    fn live(&self, handle: Handle) -> Result<HostFile, Failure> {
-        self.of(handle)?.live(handle)
-    }
-
-    fn release(&self, handle: Handle) {
-        if let Ok(carrier) = self.of(handle) {
-            carrier.release(handle);
-        }
-    }
-
-    fn progress(&self, done: u64, total: u64) -> Result<(), Failure> {
-        Keep::progress(self, done, total)
-    }
-}
-
-impl Carrier<HostFile> for Routed {
-    fn name(&self) -> &'static str {
-        self.keep().map_or("arena", |carrier| carrier.name())
-    }
-
-    fn reach(&self) -> Reach {
-        self.keep().map_or(Reach::Agent, |carrier| carrier.reach())
-    }
-
-    fn for_session<'a>(&'a self, session: &'a SessionName) -> Option<Box<dyn Keep<HostFile> + 'a>>
-    where
-        HostFile: 'a,
-    {
-        let keep = self.keep().ok()?.for_session(session)?;
-        Some(Box::new(RoutedIn { routed: self, keep }))
-    }
-
-    fn commit(&self, handover: &[u8]) -> Result<(), Failure> {
-        self.keep()?.commit(handover)
-    }
-
-    fn committed(&self) -> Result<Option<Vec<u8>>, Failure> {
-        self.keep()?.committed()
-    }
-
-    fn retire(&self) -> Result<(), Failure> {
-        self.keep()?.retire()
     }
 }
